@@ -1,0 +1,1 @@
+"""Values and their rules: names, positions, records, reads, configuration, limits, errors."""
