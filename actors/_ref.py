@@ -230,9 +230,13 @@ class ActorRef(Generic[M_contra]):
             await self._put_ask(reply, message)
         return reply
 
-    def begin_ask_nowait(self, make: Callable[[Reply[T]], M_contra]) -> Reply[T]:
-        """Send as `ask` does, waiting for nothing; raises MailboxFull if there is no room."""
-        reply: Reply[T] = Reply(self._cell.mailbox)
+    def begin_ask_nowait(
+        self,
+        make: Callable[[Reply[T]], M_contra],
+        on_disposed: Callable[[Reply[T]], None] | None = None,
+    ) -> Reply[T]:
+        """Send as `begin_ask` does, waiting for nothing; raises MailboxFull if there is no room."""
+        reply: Reply[T] = Reply(self._cell.mailbox, on_disposed)
         if not self._offer_ask(reply, make(reply)):
             reply.withdraw()
             raise MailboxFull(self.name)

@@ -1,8 +1,8 @@
 """Catalog changes and manifests as JSON, for the inside of checksummed objects.
 
 These are rare and small, so they are kept in a form that a person can read and a later version can
-extend: unknown members are ignored. Bytes are written as hexadecimal digits. Members are written even
-where they have their default, because a later version may have another.
+extend: unknown members are ignored. Bytes are written as hexadecimal digits. Members are written
+even where they have their default, because a later version may have another.
 """
 
 from typing import Any, TypeVar
@@ -34,7 +34,7 @@ def encode_catalog_change(change: CatalogChange) -> bytes:
 
 
 def decode_catalog_change(key: str, data: bytes) -> CatalogChange:
-    """The change that `data` describes; raises `CorruptObject` naming `key` if it describes none."""
+    """The change that `data` describes; raises `CorruptObject` naming `key` if there is none."""
     change: CatalogChange = from_json(key, data, CatalogChange)
     return change
 

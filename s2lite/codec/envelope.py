@@ -69,13 +69,18 @@ class Header:
     version: tuple[int, int] = (1, 0)
 
 
-def checksum(data: bytes | memoryview) -> int:
-    """xxh3-64, as it is used in every object."""
-    return xxhash.xxh3_64_intdigest(data)
+def checksum(*pieces: bytes | memoryview) -> int:
+    """xxh3-64 of the pieces as one, as it is used in every object."""
+    if len(pieces) == 1:
+        return xxhash.xxh3_64_intdigest(pieces[0])
+    state = xxhash.xxh3_64()
+    for piece in pieces:
+        state.update(piece)
+    return state.intdigest()
 
 
-def seal(header: Header, body: bytes) -> bytes:
-    """The whole object: header, body and body checksum."""
+def seal(header: Header, *body: bytes) -> bytes:
+    """The whole object: header, body and body checksum. The body may come in pieces."""
     major, minor = FORMAT_VERSIONS[header.kind]
     head = HEADER.pack(
         MAGIC,
@@ -87,9 +92,9 @@ def seal(header: Header, body: bytes) -> bytes:
         header.writer.epoch,
         header.writer.writer_id,
         header.nonce,
-        len(body),
+        sum(map(len, body)),
     )
-    return b"".join((head, CHECKSUM.pack(checksum(head)), body, CHECKSUM.pack(checksum(body))))
+    return b"".join((head, CHECKSUM.pack(checksum(head)), *body, CHECKSUM.pack(checksum(*body))))
 
 
 def read_header(key: str, data: bytes) -> Header:

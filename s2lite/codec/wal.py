@@ -2,17 +2,18 @@
 
 The body of a WAL object (see `envelope` for what is around it):
 
-    entries       back to back; each is  size u32 | xxh3-64 u64 | content (`size` bytes)
-    index         per entry:  stream id (16 bytes, zero for a catalog change) | offset u64 | size u32
-    trailer       offset of the index u64 | number of entries u32
+    entries     back to back; each is  size u32 | xxh3-64 u64 | content (`size` bytes)
+    index       per entry:  stream id (16, zeros for a catalog change) | offset u64 | size u32
+    trailer     offset of the index u64 | number of entries u32
 
 Offsets count from the start of the object, so that one entry can be fetched with one range read.
 The content of an entry begins with its type; all integers are unsigned and big-endian:
 
-    type 1, append    flags u8 | stream id 16 | first seq_num u64 | count u32 | first timestamp u64 |
-                      last timestamp u64 | metered bytes u32 | expires at u64 | trim point u64 |
-                      token length u8 | fencing token | payload (the rest)
-    type 2, catalog   a JSON object (see `catalog`)
+    1, append   flags u8 | stream id 16 | first seq_num u64 | count u32 |
+                first timestamp u64 | last timestamp u64 | metered bytes u32 |
+                expires at u64 | trim point u64 | token length u8 | fencing token |
+                payload (the rest)
+    2, catalog  a JSON object (see `catalog`)
 
 Append flags: 1 the batch expires (else "expires at" is 0), 2 it moved the trim point, 4 it set the
 fencing token. The payload is the serialised `records` field of the S2 API's `ReadBatch`.
@@ -91,7 +92,7 @@ def encode_wal_object(
         offset += size
     parts.extend(index)
     parts.append(_TRAILER.pack(offset, len(entries)))
-    return seal(header, b"".join(parts)), located
+    return seal(header, *parts), located
 
 
 def decode_wal_object(key: str, data: bytes) -> tuple[Header, list[LocatedEntry]]:
@@ -148,14 +149,12 @@ def _frame_size(key: str, view: memoryview) -> int:
 
 
 def _encode_entry(entry: LogEntry) -> tuple[bytes, ...]:
-    if not isinstance(entry, AppendEntry):
-        content = bytes((_TYPE_CATALOG,)) + encode_catalog_change(entry)
-        return _FRAME.pack(len(content), checksum(content)), content
-    head = _append_head(entry)
-    payload = entry.batch.payload
-    # One copy here, so that the checksum covers head and payload alike.
-    content = head + payload
-    return _FRAME.pack(len(content), checksum(content)), content
+    """The entry in pieces, so that its payload is copied once, into the object."""
+    if isinstance(entry, AppendEntry):
+        content: tuple[bytes, ...] = (_append_head(entry), entry.batch.payload)
+    else:
+        content = (bytes((_TYPE_CATALOG,)), encode_catalog_change(entry))
+    return _FRAME.pack(sum(map(len, content)), checksum(*content)), *content
 
 
 def _append_head(entry: AppendEntry) -> bytes:

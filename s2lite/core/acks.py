@@ -1,10 +1,10 @@
 """Holds each answer until what it depends on is durable.
 
 Theory of operation. An answer to an append reveals stream state: an ack says "these records are
-there", a refusal "the next seq_num is N" or "the token is T". None of that may be said while a crash
-could undo it. Every answer therefore carries the seq_num up to which the stream must be durable, and
-waits in a heap ordered by it; answers with equal needs leave in the order they came. An ack needs its
-own batch, so acks leave in seq_num order.
+there", a refusal "the next seq_num is N" or "the token is T". None of that may be said while a
+crash could undo it. Every answer therefore carries the seq_num up to which the stream must be
+durable, and waits in a heap ordered by it; answers with equal needs leave in the order they came.
+An ack needs its own batch, so acks leave in seq_num order.
 """
 
 import heapq

@@ -1,12 +1,13 @@
 """Decides what a control-plane request does: which changes it makes to the catalog, and the answer.
 
 Theory of operation. A decision is a pure function of the request and a view of the catalog that
-includes every change already decided, durable or not. Decisions are made one after the other, so none
-can conflict with another; the caller makes the changes durable before it gives the answer, refusals
-included, because those too may rest on a change that is not durable yet.
+includes every change already decided, durable or not. Decisions are made one after the other, so
+none can conflict with another; the caller makes the changes durable before it gives the answer,
+refusals included, because those too may rest on a change that is not durable yet.
 
 Each function returns a `Decision` or raises the error that is the answer. State checks run in the
-order that clients see: basin missing, basin being deleted, stream missing or being deleted, conflicts.
+order that clients see: basin missing, basin being deleted, stream missing or being deleted,
+conflicts.
 """
 
 from typing import Generic, Protocol, TypeVar

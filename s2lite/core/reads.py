@@ -4,8 +4,8 @@ Theory of operation. A read wants records from a position up to its limits. On r
 either *follows* (waits for new records) or ends. The rules that turn a request into a start and the
 arithmetic of the limits live here; fetching and waiting are the caller's.
 
-Limits are applied to whole batches where they fit, which needs only a batch's totals. Only the batch
-in which a limit falls is looked at record by record.
+Limits are applied to whole batches where they fit, which needs only a batch's totals. Only the
+batch in which a limit falls is looked at record by record.
 """
 
 from collections.abc import Iterable
@@ -66,7 +66,8 @@ def _or_max(value: int | None, maximum: int) -> int:
 def may_follow(request: ReadRequest) -> bool:
     """Whether the read may stay open at the tail: it was told to wait, or it has no bound at all.
 
-    An unbounded read that waits zero seconds is one of them: it catches up, then ends without error.
+    An unbounded read that waits zero seconds is one of them: it catches up, then ends without
+    error.
     """
     limits = request.limits
     unbounded = limits.count is None and limits.bytes is None and limits.until is None
@@ -76,8 +77,8 @@ def may_follow(request: ReadRequest) -> bool:
 def locate(request: ReadRequest, tail: StreamPosition) -> int | FromTimestamp:
     """The seq_num to start at, or the timestamp whose first record the caller has to find.
 
-    `tail` is the durable tail. Raises `ReadPastTail` if the start lies beyond it and is not clamped,
-    or lies at it and the read may not follow.
+    `tail` is the durable tail. Raises `ReadPastTail` if the start lies beyond it and is not
+    clamped, or lies at it and the read may not follow.
     """
     match request.start:
         case FromTimestamp(timestamp) if timestamp <= tail.timestamp:

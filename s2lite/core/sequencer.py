@@ -6,8 +6,8 @@ state, because the batches in between will become durable in order or the whole 
 was assigned is never taken back. So the sequencer holds the assigned state alone, changes it in one
 step per batch, and never waits.
 
-A refusal reveals assigned state (a seq_num, a fencing token). It may be told to the client only when
-that state is durable; `Refusal.depends_on` names the seq_num below which everything has to be.
+A refusal reveals assigned state (a seq_num, a fencing token). It may be told to the client only
+when that state is durable; `Refusal.depends_on` names the seq_num below which everything has to be.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Creates numbered objects so that their writer knows whether it was the one who did.
 
-Theory of operation. A put that creates if absent can be answered ambiguously: the connection breaks,
-a retry (ours, or one inside the client of the store) meets the object of the first attempt. "Already
-exists" then proves nothing. Every object carries its writer's id and a nonce drawn for this write; an
-object in the way is ours if and only if both match.
+Theory of operation. A put that creates if absent can be answered ambiguously: the connection
+breaks, a retry (ours, or one inside the client of the store) meets the object of the first attempt.
+"Already exists" then proves nothing. Every object carries its writer's id and a nonce drawn for
+this write; an object in the way is ours if and only if both match.
 """
 
 import random
@@ -41,9 +41,10 @@ class ObjectCreator:
     ) -> None:
         """Create the object `encode` makes for the header it is given; durable on return.
 
-        Raises `NumberTaken` if another write owns the key, `CorruptObject` if what is there does not
-        say whose it is, and `StorageFailed` if the outcome cannot be learned before the deadline or
-        the store refuses. After a cancellation or a failure the object may or may not exist.
+        Raises `NumberTaken` if another write owns the key, `CorruptObject` if what is there does
+        not say whose it is, and `StorageFailed` if the outcome cannot be learned before the
+        deadline or the store refuses. After a cancellation or a failure the object may or may not
+        exist.
         """
         header = Header(kind, number, self.writer, nonce=self.rng.getrandbits(64))
         data = encode(header)

@@ -1,8 +1,9 @@
 """The index of every batch in the log, and the payloads of the newest.
 
-A batch's place and totals stay in memory, its payload only while the newest payloads fit the budget:
-after that it is read back from the WAL object it was written to. (Until batches move to segments, the
-index holds all of the log; it costs a few hundred bytes a batch, never a byte of the records.)
+A batch's place and totals stay in memory, its payload only while the newest payloads fit the
+budget: after that it is read back from the WAL object it was written to. (Until batches move to
+segments, the index holds all of the log; it costs a few hundred bytes a batch, never a byte of the
+records.)
 """
 
 from bisect import bisect_left, bisect_right

@@ -42,7 +42,7 @@ class LogReader:
         return await self._load(chosen)
 
     def first_at_or_after(self, stream_id: StreamId, timestamp: int) -> int | None:
-        """The first seq_num of the batch in which a record stamped `timestamp` or later comes first.
+        """The first seq_num of the batch with the first record stamped `timestamp` or later.
 
         None if there is no such batch.
         """

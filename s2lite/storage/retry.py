@@ -24,8 +24,8 @@ MAX_BACKOFF_SECONDS = 2.0
 async def retrying(what: str, attempt: Callable[[], Awaitable[T]], rng: random.Random) -> T:
     """What the first attempt that succeeds returns; `what` names the request in errors.
 
-    Raises `StorageFailed` if none does before the deadline or the store refuses, and at once whatever
-    else an attempt raises. Attempts that failed may have taken effect.
+    Raises `StorageFailed` if none does before the deadline or the store refuses, and at once
+    whatever else an attempt raises. Attempts that failed may have taken effect.
     """
     deadline = trio.current_time() + DEADLINE_SECONDS
     backoff = FIRST_BACKOFF_SECONDS

@@ -191,7 +191,7 @@ async def test_an_opener_that_dies_at_any_request_leaves_a_path_that_opens_again
     assert (await writer(store, 4).open()).replayed == ["a", "b", "c"]
 
 
-# --- an old writer that is not dead --------------------------------------------------------------
+# --- an old writer that is not dead -------------------------------------------------------------
 
 
 @attrs.define(eq=False)
@@ -348,7 +348,7 @@ async def test_a_writer_that_slept_for_long_learns_it_from_its_next_write(
         await one.write("late")
 
 
-# --- several openers ------------------------------------------------------------------------------
+# --- several openers ----------------------------------------------------------------------------
 
 
 async def test_of_two_that_open_at_once_the_one_with_the_higher_epoch_writes(
@@ -405,7 +405,7 @@ async def test_an_opener_that_is_overtaken_gives_up(store: FakeObjectStore) -> N
     await two.write("c")
 
 
-# --- damage and trouble -----------------------------------------------------------------------------
+# --- damage and trouble -------------------------------------------------------------------------
 
 
 async def test_a_damaged_wal_object_is_named(store: FakeObjectStore) -> None:
@@ -450,7 +450,7 @@ async def test_a_store_that_stays_away_fails_the_opening(
     assert 30 < trio.current_time() < 200
 
 
-# --- any interleaving -------------------------------------------------------------------------------
+# --- any interleaving ---------------------------------------------------------------------------
 
 
 @attrs.define(eq=False)

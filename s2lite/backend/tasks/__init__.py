@@ -1,0 +1,1 @@
+"""Background actors: what happens to basins and streams when nobody asks for it."""

@@ -1,0 +1,282 @@
+"""The composition root: builds every component, wires the supervision tree, serves, shuts down.
+
+The order of start and shutdown is the nesting of the blocks below: store, log writer, catalog,
+streams, background tasks, HTTP last. A component that fails for good fails the block around it, and
+so the process, with an exit code that says why.
+"""
+
+import logging
+import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+from prometheus_client import CollectorRegistry
+
+from actors import (
+    PERMANENT,
+    ActorSpec,
+    RestartKind,
+    RestartPolicy,
+    open_registry,
+    open_supervisor,
+)
+from actors.clock import Clock
+from s2lite.api.app import build_app
+from s2lite.backend.backend import Backend
+from s2lite.backend.budget import ByteBudget
+from s2lite.backend.catalog import Catalog, DurableState
+from s2lite.backend.catalog_actor import (
+    CATALOG_MAILBOX_CAPACITY,
+    CatalogActor,
+    CatalogClient,
+    Overlay,
+)
+from s2lite.backend.metrics import AppendMetrics
+from s2lite.backend.storage_actor import (
+    STORAGE_MAILBOX_CAPACITY,
+    StorageActor,
+    StorageClient,
+    StorageStatus,
+)
+from s2lite.backend.stream_actor import STREAM_MAILBOX_CAPACITY, StreamActor, StreamMessage
+from s2lite.backend.stream_handle import AppendPath, StreamRegistry
+from s2lite.backend.tasks.deletion import DeletionActor, DeletionClient
+from s2lite.model.errors import StorageError, StreamUnavailable
+from s2lite.model.log import StreamId
+from s2lite.serving.listener import serve
+from s2lite.serving.settings import BoundAddress, ServingSettings
+from s2lite.settings import BucketStorage, LocalStorage, MemoryStorage, Settings, Storage
+from s2lite.storage.local_store import LocalObjectStore
+from s2lite.storage.memtable import Memtable
+from s2lite.storage.object_store import MemoryObjectStore, ObjectStore
+from s2lite.storage.opening import OpenedLog, open_log
+from s2lite.storage.reader import LogReader
+
+_log = logging.getLogger("s2lite")
+
+NO_RESTART = RestartPolicy(RestartKind.PERMANENT, max_restarts=0)
+"""For the log writer: what it did not announce is in doubt, and only opening the log anew tells."""
+
+
+TASK_STOP_SECONDS = 1.0
+"""Background work is taken up again at the next start, so it must not hold up the end."""
+
+
+@attrs.define
+class StorageNotAvailable(StorageError):
+    """The kind of storage asked for cannot be used."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+@attrs.frozen(eq=False)
+class Environment:
+    """Time and chance: everything in the server that is not determined by its input."""
+
+    clock: Clock
+    rng: random.Random
+
+
+@asynccontextmanager
+async def open_store(storage: Storage) -> AsyncIterator[ObjectStore]:
+    """The object store of these settings. Raises `StorageError` if it cannot be had."""
+    match storage:
+        case MemoryStorage():
+            yield MemoryObjectStore()
+        case LocalStorage(root):
+            async with LocalObjectStore.open(Path(root)) as store:
+                yield store
+        case BucketStorage():
+            raise StorageNotAvailable("--bucket is not available in this version: use --local-root")
+
+
+@asynccontextmanager
+async def open_backend(
+    store: ObjectStore, settings: Settings, environment: Environment, registry: CollectorRegistry
+) -> AsyncIterator[Backend]:
+    """Become the writer of the store, recover its state, and run everything behind the API.
+
+    On leaving the block, everything submitted is durable. Raises `StorageError` if the store cannot
+    be opened, and `RestartsExhausted` caused by one if it fails later.
+    """
+    clock, rng = environment.clock, environment.rng
+    state = DurableState(Catalog(), Memtable(settings.memtable_payload_bytes))
+    # A lock, or being in one process, tells that there is no other writer; a bucket needs the wait.
+    shared = isinstance(settings.storage, BucketStorage)
+    log = await open_log(
+        store,
+        rng=rng,
+        wal_in_flight=settings.wal_in_flight,
+        read_lease_seconds=settings.read_lease_seconds if shared else 0.0,
+        apply=state.apply,
+    )
+    async with AsyncExitStack() as stack:
+        storage = await _start_storage(stack, log, state, settings, rng)
+        background = await stack.enter_async_context(open_supervisor("background", rng=rng))
+        catalog = background.start_soon(
+            ActorSpec(
+                "catalog",
+                lambda: CatalogActor(Overlay(state.catalog), storage),
+                PERMANENT,
+                CATALOG_MAILBOX_CAPACITY,
+            )
+        )
+        catalog_client = CatalogClient(catalog)
+        streams = await _open_streams(stack, state.catalog, storage, settings, clock)
+        # Opened after the streams, and so closed before: tasks use streams to the last.
+        tasks = await stack.enter_async_context(open_supervisor("tasks", rng=rng))
+        deletion = tasks.start_soon(
+            ActorSpec(
+                "deletion",
+                lambda: DeletionActor(state.catalog, catalog_client, streams),
+                PERMANENT,
+                stop_timeout_seconds=TASK_STOP_SECONDS,
+            )
+        )
+        yield Backend(
+            catalog=state.catalog,
+            catalog_client=catalog_client,
+            deletion=DeletionClient(deletion),
+            path=AppendPath(
+                streams,
+                ByteBudget(settings.append_inflight_bytes),
+                AppendMetrics.register(registry),
+            ),
+            log=LogReader(store, state.memtable),
+            storage_status=storage.status,
+            clock=clock,
+            rng=rng,
+        )
+
+
+async def _start_storage(
+    stack: AsyncExitStack,
+    log: OpenedLog,
+    state: DurableState,
+    settings: Settings,
+    rng: random.Random,
+) -> StorageClient:
+    status = StorageStatus()
+    supervisor = await stack.enter_async_context(open_supervisor("storage", rng=rng))
+    ref = supervisor.start_soon(
+        ActorSpec(
+            "log writer",
+            lambda: StorageActor(
+                log.creator, state, status, log.next_wal_number, settings.wal_in_flight
+            ),
+            NO_RESTART,
+            STORAGE_MAILBOX_CAPACITY,
+        )
+    )
+    client = StorageClient(ref, status)
+    await stack.enter_async_context(_closing(log, client))
+    return client
+
+
+@asynccontextmanager
+async def _closing(log: OpenedLog, storage: StorageClient) -> AsyncIterator[None]:
+    """At an orderly end, wait for what was submitted, and record that nothing more will come."""
+    yield
+    await storage.settle()
+    await log.close()
+
+
+async def _open_streams(
+    stack: AsyncExitStack,
+    catalog: Catalog,
+    storage: StorageClient,
+    settings: Settings,
+    clock: Clock,
+) -> StreamRegistry:
+    def spec_of(stream_id: StreamId) -> ActorSpec[StreamMessage]:
+        entry = catalog.stream_by_id(stream_id)
+        if entry is None:
+            raise StreamUnavailable("the stream was deleted")
+        return ActorSpec(
+            f"stream {stream_id.hex()}",
+            lambda: StreamActor(entry, storage, clock),
+            mailbox_capacity=STREAM_MAILBOX_CAPACITY,
+        )
+
+    return await stack.enter_async_context(
+        open_registry("streams", spec_of, idle_seconds=settings.stream_idle_seconds)
+    )
+
+
+async def run_server(
+    settings: Settings,
+    environment: Environment,
+    registry: CollectorRegistry,
+    *,
+    shutdown: trio.Event,
+    task_status: trio.TaskStatus[list[BoundAddress]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `shutdown` is set; then drain, make everything durable, and return.
+
+    Reports the addresses it listens on once it is ready. Raises as `open_store` and `open_backend`
+    do, and `OSError` if the port cannot be had.
+    """
+    serving = ServingSettings(
+        host=settings.host, port=settings.port, grace_seconds=settings.grace_seconds
+    )
+    async with (
+        open_store(settings.storage) as store,
+        open_backend(store, settings, environment, registry) as backend,
+    ):
+        app = build_app(backend, clock=environment.clock, registry=registry, cors=settings.cors)
+        await serve(app, serving, shutdown=shutdown, task_status=task_status)
+
+
+async def run_until_signalled(
+    settings: Settings, environment: Environment, registry: CollectorRegistry
+) -> None:
+    """Serve until SIGINT or SIGTERM; one that comes before the server is ready ends the start.
+
+    Raises as `run_server` does.
+    """
+    shutdown = trio.Event()
+    async with trio.open_nursery() as nursery:
+        starting = nursery.cancel_scope
+
+        async def serving(task_status: trio.TaskStatus[list[BoundAddress]]) -> None:
+            await run_server(
+                settings, environment, registry, shutdown=shutdown, task_status=task_status
+            )
+            nursery.cancel_scope.cancel()
+
+        async def watching(task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
+                async for number in signals:
+                    _log.info("%s: shutting down", signal.Signals(number).name)
+                    shutdown.set()
+                    if not ready.is_set():
+                        starting.cancel()
+
+        ready = trio.Event()
+        await nursery.start(watching)
+        addresses: list[BoundAddress] = await nursery.start(serving)
+        ready.set()
+        _announce(settings, addresses)
+
+
+def _announce(settings: Settings, addresses: list[BoundAddress]) -> None:
+    """Say where the server is, and what to tell a client."""
+    for address in addresses:
+        _log.info("listening on %s:%d", address.host, address.port)
+    if settings.host not in ("127.0.0.1", "localhost", "::1"):
+        _log.info("anyone who can reach this port can read and write: there is no authentication")
+    url = f"http://localhost:{addresses[0].port}"
+    _log.info(
+        "point a client here:\n\nexport S2_ACCOUNT_ENDPOINT=%s\nexport S2_BASIN_ENDPOINT=%s\n"
+        "export S2_ACCESS_TOKEN=ignored\n",
+        url,
+        url,
+    )
