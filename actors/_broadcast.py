@@ -5,11 +5,12 @@ Theory of operation
 Publishing is synchronous: it appends the item to each subscription's backlog and wakes its reader.
 Items are shared, never copied, so a backlog costs what the items it holds alive cost.
 
-A backlog is bounded by items and by bytes. A reader that lets it overflow loses all of it, the item
-that did not fit included, and from then on nothing is queued until the reader has been told, by
-`SubscriptionLagged` out of its next receive. That makes the loss one contiguous range which ends at
-the moment of the raise: a reader that fetches what it missed from elsewhere, up to what has been
-published at that moment, has no gap and no overlap with what it receives next.
+A backlog is a trio memory channel, bounded by items and by bytes. A reader that lets it overflow
+loses all of it, the item that did not fit included, and from then on nothing is queued until the
+reader has been told, by `SubscriptionLagged` out of its next receive. That makes the loss one
+contiguous range which ends at the moment of the raise: a reader that fetches what it missed from
+elsewhere, up to what has been published at that moment, has no gap and no overlap with what it
+receives next.
 
 An item larger than the whole bound in bytes is taken when the backlog is empty, since otherwise no
 reader could ever get past it.
@@ -17,7 +18,7 @@ reader could ever get past it.
 
 from __future__ import annotations
 
-from collections import deque
+import contextlib
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -36,19 +37,23 @@ class Subscription(Generic[T]):
     Use it as a context manager, or close it. Only one task at a time may receive.
     """
 
-    _broadcast: Broadcast[T] = attrs.field(repr=False)
+    _broadcast: Broadcast[T]
     _max_items: int
     _max_bytes: int
-    _backlog: deque[tuple[T, int]] = attrs.field(factory=deque, init=False, repr=False)
+    _outgoing: trio.MemorySendChannel[tuple[T, int]] = attrs.field(init=False, repr=False)
+    _incoming: trio.MemoryReceiveChannel[tuple[T, int]] = attrs.field(init=False, repr=False)
     _backlog_bytes: int = attrs.field(default=0, init=False)
     _missed_items: int = attrs.field(default=0, init=False)
     _end: BroadcastClosed | None = attrs.field(default=None, init=False)
-    _reader: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _receiving: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._outgoing, self._incoming = trio.open_memory_channel[tuple[T, int]](self._max_items)
 
     @property
     def backlog_items(self) -> int:
         """How many items wait to be received."""
-        return len(self._backlog)
+        return self._incoming.statistics().current_buffer_used
 
     @property
     def backlog_bytes(self) -> int:
@@ -80,16 +85,10 @@ class Subscription(Generic[T]):
 
     def receive_nowait(self) -> T:
         """Return the next item; raises trio.WouldBlock if there is none yet, else as `receive`."""
-        if self._missed_items:
-            missed, self._missed_items = self._missed_items, 0
-            raise SubscriptionLagged(missed)
-        if self._backlog:
-            item, size_bytes = self._backlog.popleft()
-            self._backlog_bytes -= size_bytes
-            return item
-        if self._end is not None:
-            raise BroadcastClosed(self._end.error)
-        raise trio.WouldBlock
+        self._check_lag()
+        with contextlib.suppress(trio.EndOfChannel):
+            return self._taken(self._incoming.receive_nowait())
+        raise self._closed()
 
     async def receive(self) -> T:
         """Wait for the next item; cancelling it loses nothing.
@@ -99,58 +98,58 @@ class Subscription(Generic[T]):
         subscription is closed.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._reader is not None:
+        if self._receiving:
             raise trio.BusyResourceError("another task is receiving from this subscription")
-        if self._must_wait():
-            await self._park()
-        else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        return self.receive_nowait()
+        self._check_lag()
+        self._receiving = True
+        try:
+            with contextlib.suppress(trio.EndOfChannel):
+                return self._taken(await self._incoming.receive())
+        finally:
+            self._receiving = False
+        raise self._closed()
 
-    def _must_wait(self) -> bool:
-        return not (self._missed_items or self._backlog or self._end)
+    def _check_lag(self) -> None:
+        if self._missed_items:
+            missed, self._missed_items = self._missed_items, 0
+            raise SubscriptionLagged(missed)
 
-    async def _park(self) -> None:
-        def abort(_raise_cancel: object) -> trio.lowlevel.Abort:
-            self._reader = None
-            return trio.lowlevel.Abort.SUCCEEDED
+    def _taken(self, entry: tuple[T, int]) -> T:
+        item, size_bytes = entry
+        self._backlog_bytes -= size_bytes
+        return item
 
-        self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _closed(self) -> BroadcastClosed:
+        assert self._end is not None
+        return BroadcastClosed(self._end.error)
 
     def _push(self, item: T, size_bytes: int) -> None:
         if self._missed_items:
             self._missed_items += 1
             return
-        if self._has_room(size_bytes):
-            self._backlog.append((item, size_bytes))
-            self._backlog_bytes += size_bytes
-        else:
-            self._missed_items = len(self._backlog) + 1
-            self._drop_backlog()
-        self._wake_reader()
+        # A reader that waits has no backlog, so an overflow never has to wake one.
+        if self._backlog_bytes + size_bytes <= self._max_bytes or not self.backlog_items:
+            try:
+                self._outgoing.send_nowait((item, size_bytes))
+            except trio.WouldBlock:
+                pass
+            else:
+                self._backlog_bytes += size_bytes
+                return
+        self._missed_items = self._drop_backlog() + 1
 
-    def _has_room(self, size_bytes: int) -> bool:
-        if not self._backlog:
-            return True
-        return (
-            len(self._backlog) < self._max_items
-            and self._backlog_bytes + size_bytes <= self._max_bytes
-        )
-
-    def _drop_backlog(self) -> None:
-        self._backlog.clear()
-        self._backlog_bytes = 0
+    def _drop_backlog(self) -> int:
+        dropped = 0
+        with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                self._taken(self._incoming.receive_nowait())
+                dropped += 1
+        return dropped
 
     def _finish(self, end: BroadcastClosed) -> None:
         if self._end is None:
             self._end = end
-            self._wake_reader()
-
-    def _wake_reader(self) -> None:
-        if self._reader is not None:
-            reader, self._reader = self._reader, None
-            trio.lowlevel.reschedule(reader)
+            self._outgoing.close()
 
 
 @attrs.define(eq=False)

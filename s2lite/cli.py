@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 
 import click
 import trio
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from actors import ActorError
 from actors.clock import SystemClock
 from s2lite import __version__
-from s2lite.model.errors import StorageError, StorageFailed, WriterFenced
+from s2lite.backend.metrics import register_process_metrics
+from s2lite.model.errors import S2LiteError, StorageFailed, WriterFenced
 from s2lite.server import Environment, run_until_signalled
 from s2lite.settings import (
     DEFAULT_APPEND_INFLIGHT_BYTES,
@@ -120,16 +121,18 @@ def _storage_of(local_root: Path | None, bucket: str | None, path: str) -> Stora
 def _run(settings: Settings) -> int:
     log = logging.getLogger("s2lite")
     log.info("s2lite %s, %s", __version__, _described(settings.storage))
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # it has no types
     registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
+    register_process_metrics(registry)
     environment = Environment(SystemClock(), random.SystemRandom())
     try:
         trio.run(run_until_signalled, settings, environment, registry)
     except BaseExceptionGroup as group:
-        expected, unexpected = group.split((StorageError, ActorError, OSError))
+        expected, unexpected = group.split((S2LiteError, ActorError))
         if expected is None or unexpected is not None:
             raise
         return _explained(log, expected)
+    log.info("stopped")
     return 0
 
 
@@ -203,5 +206,8 @@ def _is_ours(candidate: Path, own: Path) -> bool:
     """Whether the candidate is this program, also when installed in another environment."""
     if candidate.resolve() == own.resolve():
         return True
-    with candidate.open("rb") as file:
-        return b"s2lite.cli" in file.read(4096)
+    try:
+        with candidate.open("rb") as file:
+            return b"s2lite.cli" in file.read(4096)
+    except OSError:
+        return False  # it may be run but not read, as no script of ours

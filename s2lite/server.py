@@ -45,7 +45,7 @@ from s2lite.backend.storage_actor import (
 from s2lite.backend.stream_actor import STREAM_MAILBOX_CAPACITY, StreamActor, StreamMessage
 from s2lite.backend.stream_handle import AppendPath, StreamRegistry
 from s2lite.backend.tasks.deletion import DeletionActor, DeletionClient
-from s2lite.model.errors import StorageError, StreamUnavailable
+from s2lite.model.errors import S2LiteError, StorageError, StreamUnavailable
 from s2lite.model.log import StreamId
 from s2lite.serving.listener import serve
 from s2lite.serving.settings import BoundAddress, ServingSettings
@@ -76,6 +76,18 @@ class StorageNotAvailable(StorageError):
         return self.reason
 
 
+@attrs.define
+class CannotListen(S2LiteError):
+    """The address or port cannot be had."""
+
+    host: str
+    port: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.host}:{self.port}: {self.reason}"
+
+
 @attrs.frozen(eq=False)
 class Environment:
     """Time and chance: everything in the server that is not determined by its input."""
@@ -103,8 +115,8 @@ async def open_backend(
 ) -> AsyncIterator[Backend]:
     """Become the writer of the store, recover its state, and run everything behind the API.
 
-    On leaving the block, everything submitted is durable. Raises `StorageError` if the store cannot
-    be opened, and `RestartsExhausted` caused by one if it fails later.
+    On leaving the block, everything that was given a position is durable. Raises `StorageError` if
+    the store cannot be opened, and `RestartsExhausted` caused by one if it fails later.
     """
     clock, rng = environment.clock, environment.rng
     state = DurableState(Catalog(), Memtable(settings.memtable_payload_bytes))
@@ -221,7 +233,7 @@ async def run_server(
     """Serve until `shutdown` is set; then drain, make everything durable, and return.
 
     Reports the addresses it listens on once it is ready. Raises as `open_store` and `open_backend`
-    do, and `OSError` if the port cannot be had.
+    do, and `CannotListen`.
     """
     serving = ServingSettings(
         host=settings.host, port=settings.port, grace_seconds=settings.grace_seconds
@@ -231,7 +243,11 @@ async def run_server(
         open_backend(store, settings, environment, registry) as backend,
     ):
         app = build_app(backend, clock=environment.clock, registry=registry, cors=settings.cors)
-        await serve(app, serving, shutdown=shutdown, task_status=task_status)
+        try:
+            await serve(app, serving, shutdown=shutdown, task_status=task_status)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CannotListen(settings.host, settings.port, reason) from error
 
 
 async def run_until_signalled(

@@ -134,6 +134,8 @@ class _Answers:
                     await self._flush()
                 ack = protobuf.encode_ack(await pending.wait())
                 self._ready += s2s.encode_frame(ack, Compression.NONE)  # acks are always small
+        except OSError:
+            raise  # nobody is left to be told
         except Exception as error:  # the first append that failed ends the session
             return error
         return self._inputs.failure

@@ -65,6 +65,8 @@ async def _send_events(
         async for event in events:
             await send_body(send, encoding.event(event), more=True)
         last = encoding.end()
+    except OSError:
+        raise  # nobody is left to be told
     except Exception as error:  # the head is out: whatever it is, the client is told in the body
         last = encoding.failure(error)
     await send_body(send, last, more=False)

@@ -1,7 +1,12 @@
-"""What the append path measures, under the names that dashboards for S2 servers know."""
+"""What is measured, under the names that dashboards for S2 servers know."""
+
+import os
+from pathlib import Path
 
 import attrs
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Gauge, Histogram, ProcessCollector
+
+_TASKS = Path("/proc/self/task")
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _RECORDS = (1, 10, 50, 100, 250, 500, 1000)
@@ -38,3 +43,11 @@ class AppendMetrics:
             histogram("s2_append_batch_records", "Records in an appended batch", _RECORDS),
             histogram("s2_append_batch_bytes", "Metered bytes in an appended batch", _BYTES),
         )
+
+
+def register_process_metrics(registry: CollectorRegistry) -> None:
+    """Register what the kernel says of this process; only Linux says it."""
+    ProcessCollector(registry=registry)
+    if _TASKS.is_dir():
+        threads = Gauge("process_threads", "Number of OS threads", registry=registry)
+        threads.set_function(lambda: len(os.listdir(_TASKS)))

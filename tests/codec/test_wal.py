@@ -101,6 +101,7 @@ EVERYTHING: tuple[LogEntry, ...] = (
 """One of each, with optional parts present and absent; the golden object holds these."""
 
 
+@pytest.mark.slow
 @given(st.lists(log_entries, max_size=6))
 def test_a_wal_object_decodes_to_what_was_encoded(entries: list[LogEntry]) -> None:
     data, located = encode_wal_object(HEADER, entries)
@@ -110,6 +111,7 @@ def test_a_wal_object_decodes_to_what_was_encoded(entries: list[LogEntry]) -> No
     assert [each.location for each in decoded] == [each.location for each in located]
 
 
+@pytest.mark.slow
 @given(st.lists(log_entries, max_size=6))
 def test_every_entry_decodes_alone_from_where_it_lies(entries: list[LogEntry]) -> None:
     data, located = encode_wal_object(HEADER, entries)

@@ -347,6 +347,7 @@ configs = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(appends(), configs, st.integers(0, 40)), max_size=30))
 def test_any_sequence_of_appends_does_what_the_model_does(
     steps: list[tuple[AppendInput, StreamConfig, int]],

@@ -172,7 +172,7 @@ async def test_a_store_that_stays_away_past_the_deadline_ends_it(
     store: FakeObjectStore, autojump_clock: MockClock, rates: FaultRates
 ) -> None:
     store.faults = rates
-    with pytest.raises(StorageFailed, match="has not answered .* within 60 s"):
+    with pytest.raises(StorageFailed, match=r"has not answered .* within 60 s"):
         await create(creator(store))
     assert trio.current_time() >= DEADLINE_SECONDS - MAX_BACKOFF_SECONDS
     assert trio.current_time() <= DEADLINE_SECONDS + ATTEMPT_SECONDS

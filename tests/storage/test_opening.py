@@ -115,7 +115,7 @@ async def time_to_open(store: FakeObjectStore, seed: int) -> tuple[float, LogWri
 async def test_the_read_lease_is_waited_out_unless_the_last_writer_closed_cleanly(
     store: FakeObjectStore, autojump_clock: MockClock
 ) -> None:
-    fresh, one = await time_to_open(store, 1)
+    fresh, _ = await time_to_open(store, 1)
     after_crash, two = await time_to_open(store, 2)
     await two.opened.close()
     after_close, three = await time_to_open(store, 3)
@@ -596,13 +596,13 @@ def test_whatever_the_interleaving_what_was_acked_stays_and_no_two_writers_disag
     batch: int,
 ) -> None:
     acked = contested = 0
-    for seed in range(batch * 25, batch * 25 + 25):
+    for seed in range(batch * 60, batch * 60 + 60):
         simulation, final = simulate(seed)
         check(simulation, final)
         acked += sum(len(writer.acked) for writer in simulation.writers)
         contested += any(writer.error for writer in simulation.writers)
-    assert acked > 80
-    assert contested > 1
+    assert acked > 200
+    assert contested > 5
 
 
 @pytest.mark.slow

@@ -191,6 +191,7 @@ def test_a_timestamp_leads_to_the_batch_that_reaches_it() -> None:
     assert [log.reader.first_at_or_after(ONE, each) for each in range(4)] == [0, 1, 2, None]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 80), st.lists(st.lists(st.booleans(), min_size=1, max_size=6), max_size=6))
 def test_whatever_is_in_memory_all_of_it_is_read_in_order(
     budget: int, objects: list[list[bool]]
