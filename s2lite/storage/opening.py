@@ -25,13 +25,13 @@ import trio
 
 from s2lite.codec.envelope import Header, ObjectKind, WriterIdentity
 from s2lite.codec.wal import LocatedEntry
-from s2lite.model.errors import WriterFenced
+from s2lite.model.errors import CorruptObject, WriterFenced
 from s2lite.model.manifest import Manifest
 from s2lite.storage.creation import NumberTaken, ObjectCreator
 from s2lite.storage.manifest import MANIFEST_PREFIX, StoredManifest, newest_manifest, write_manifest
 from s2lite.storage.object_store import ObjectNotFound, ObjectStore
 from s2lite.storage.retry import retrying
-from s2lite.storage.wal import read_wal, wal_key, write_fence
+from s2lite.storage.wal import WAL_PREFIX, read_wal, wal_key, write_fence
 
 _log = logging.getLogger("s2lite.storage")
 
@@ -77,6 +77,24 @@ class _Replay:
                 return
             self._replay(header, entries)
 
+    async def check_unbroken(self, reach: int) -> None:
+        """Raise `CorruptObject` if the log goes on where no writer gets to without this number.
+
+        An object that was lost would otherwise pass for the end of the log, and everything after it
+        would silently be dropped.
+        """
+        key, last = wal_key(self.number), wal_key(self.number + reach - 1)
+        beyond = await retrying(
+            WAL_PREFIX, lambda: self.store.list(WAL_PREFIX, start_after=last), self.rng
+        )
+        if not beyond:
+            return
+        try:
+            await retrying(key, lambda: read_wal(self.store, self.number), self.rng)
+        except ObjectNotFound:
+            raise CorruptObject(key, f"it is missing, but `{beyond[0].key}` is there") from None
+        # A newer writer has come since the walk ended: trying to set the fence will tell.
+
     def _replay(self, header: Header, entries: list[LocatedEntry]) -> None:
         epoch = header.writer.epoch
         if epoch > self.epoch:
@@ -103,9 +121,9 @@ async def open_log(
 
     `wal_in_flight` is how many WAL objects this writer will have in flight at most. Unless the last
     writer closed cleanly, waits `read_lease_seconds`: the time for which that writer may still take
-    itself for the current one. Raises `CorruptObject` if the manifest or a WAL object is damaged,
-    `WriterFenced` if another server opened the path meanwhile, and `StorageFailed` if the store is
-    away. What an opening that failed or was cancelled leaves behind can be opened again.
+    itself for the current one. Raises `CorruptObject` if the manifest or a WAL object is damaged or
+    lost, `WriterFenced` if another server opened the path meanwhile, and `StorageFailed` if the
+    store is away. What an opening that failed or was cancelled leaves behind can be opened again.
     """
     writer_id = rng.randbytes(16)
     previous, opened = await _take_epoch(store, rng, writer_id, wal_in_flight)
@@ -153,6 +171,7 @@ async def _fence(creator: ObjectCreator, replay: _Replay, reach: int) -> int:
     """Replay to the end, fence it off, and return the first number that is ours to give."""
     while True:
         await replay.run_to_end()
+        await replay.check_unbroken(reach)
         try:
             await write_fence(creator, replay.number)
             break

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import attrs
 import pytest
 import trio
@@ -403,4 +405,23 @@ async def test_cancelling_a_message_inside_the_actor_does_not_harm_it(
     await ref.tell(2)
     await trio.sleep(3)
     assert probe.messages == [1, 2]
+    assert ref.state is ActorState.RUNNING
+
+
+async def test_starting_a_task_does_not_print_the_actor(supervisor: Supervisor) -> None:
+    # An actor's repr can be as large as all it holds, and tasks are started on hot paths.
+    class Large(Actor[int]):
+        def __repr__(self) -> str:
+            raise AssertionError("somebody printed the actor")
+
+        async def receive(self, message: int) -> None:
+            self.context.start_soon(self.work)
+            self.context.start_soon(functools.partial(self.work))
+
+        async def work(self) -> None:
+            pass
+
+    ref = await start(supervisor, Large())
+    await ref.tell(1)
+    await wait_all_tasks_blocked()
     assert ref.state is ActorState.RUNNING

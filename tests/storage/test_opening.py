@@ -21,9 +21,9 @@ from s2lite.model.errors import (
 )
 from s2lite.storage.manifest import manifest_key, newest_manifest
 from s2lite.storage.object_store import ObjectInfo, ObjectStore
-from s2lite.storage.wal import wal_key
+from s2lite.storage.wal import wal_key, write_wal
 from tests.fakes.object_store import FakeObjectStore, Fault, FaultRates, Gate, Latency, Op
-from tests.storage.log_writer import LogWriter
+from tests.storage.log_writer import LogWriter, entry
 
 T = TypeVar("T")
 
@@ -101,6 +101,28 @@ async def test_a_writer_that_was_replaced_cannot_close_cleanly(store: FakeObject
     newest = await newest_manifest(store)
     assert newest is not None
     assert not newest.manifest.closed_cleanly
+
+
+async def test_a_lost_object_in_the_middle_is_not_taken_for_the_end_of_the_log(
+    store: FakeObjectStore,
+) -> None:
+    one = await writer(store, 1).open()
+    await one.write(*"abc")
+    await store.delete(wal_key(2))
+    with pytest.raises(CorruptObject) as caught:
+        await writer(store, 2).open()
+    assert caught.value.key == wal_key(2)
+    assert wal_key(3) in caught.value.reason
+    assert kinds(store) == [(FENCE, 1), (WAL, 1), (WAL, 1)]  # and nothing was fenced off
+
+
+async def test_what_was_written_out_of_order_before_a_crash_is_no_lost_object(
+    store: FakeObjectStore,
+) -> None:
+    one = await writer(store, 1, in_flight=3).open()
+    await write_wal(one.opened.creator, one.opened.next_wal_number + 2, [entry("never acked")])
+    two = await writer(store, 2).open()
+    assert two.replayed == []
 
 
 # --- the lease and the window -------------------------------------------------------------------
