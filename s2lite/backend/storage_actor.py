@@ -86,6 +86,7 @@ class StorageActor(Actor[StorageMessage]):
     next_number: int
     wal_in_flight: int = 1
     _queue: deque[Submit] = attrs.field(factory=deque)
+    _others_joined: bool = False
     # By number, oldest first: what is being written, and what was but has an older one before it.
     _in_flight: dict[int, list[Submit]] = attrs.field(factory=dict)
     _written: dict[int, Sequence[LocatedEntry]] = attrs.field(factory=dict)
@@ -106,17 +107,24 @@ class StorageActor(Actor[StorageMessage]):
             case Written(number, located):
                 self._written[number] = located
                 self._announce()
+                # Not left to `drained`: where submissions keep coming, that may be long.
+                self._start_writes()
             case WriteFailed(error):
                 self._fail(error)
                 raise error
 
     async def drained(self) -> None:
         """Start writing what has gathered, if there is room."""
-        if self._queue and not self._in_flight:
-            # One pass of the scheduler: whoever is ready to submit shares this write.
+        if self._queue and not self._in_flight and not self._others_joined:
+            # One pass of the scheduler, and no more: whoever is ready to submit shares this write.
+            self._others_joined = True
             await trio.lowlevel.checkpoint()
             if self.context.ref.queued_messages:
                 return  # what just arrived is received first, and then this is called again
+        self._others_joined = False
+        self._start_writes()
+
+    def _start_writes(self) -> None:
         while self._queue and len(self._in_flight) < self.wal_in_flight:
             self._start_write()
 

@@ -103,6 +103,22 @@ async def test_a_single_submission_is_written_at_once(autojump_clock: MockClock)
         assert trio.current_time() == 0.0
 
 
+async def test_a_steady_stream_of_submissions_does_not_put_off_the_first() -> None:
+    async with running() as writer:
+
+        async def submitting(name: str) -> None:
+            for number in range(200):
+                writer.submit(f"{name}-{number}")
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            for name in names(10):
+                nursery.start_soon(submitting, name)
+        # Every pass of the scheduler brought more; a writer that waits for one that does not would
+        # hardly have begun.
+        assert len(writer.puts) >= 5
+
+
 @pytest.mark.parametrize("late", [0, 1])
 async def test_what_is_ready_to_be_submitted_shares_an_object(late: int) -> None:
     """Whoever comes in the scheduler's pass in which the writer hears of the first joins, too."""
