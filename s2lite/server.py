@@ -131,31 +131,14 @@ async def open_backend(
     )
     async with AsyncExitStack() as stack:
         storage = await _start_storage(stack, log, state, settings, rng)
-        background = await stack.enter_async_context(open_supervisor("background", rng=rng))
-        catalog = background.start_soon(
-            ActorSpec(
-                "catalog",
-                lambda: CatalogActor(Overlay(state.catalog), storage),
-                PERMANENT,
-                CATALOG_MAILBOX_CAPACITY,
-            )
-        )
-        catalog_client = CatalogClient(catalog)
+        catalog = await _start_catalog(stack, state.catalog, storage, rng)
         streams = await _open_streams(stack, state.catalog, storage, settings, clock)
         # Opened after the streams, and so closed before: tasks use streams to the last.
-        tasks = await stack.enter_async_context(open_supervisor("tasks", rng=rng))
-        deletion = tasks.start_soon(
-            ActorSpec(
-                "deletion",
-                lambda: DeletionActor(state.catalog, catalog_client, streams),
-                PERMANENT,
-                stop_timeout_seconds=TASK_STOP_SECONDS,
-            )
-        )
+        deletion = await _start_deletion(stack, state.catalog, catalog, streams, rng)
         yield Backend(
             catalog=state.catalog,
-            catalog_client=catalog_client,
-            deletion=DeletionClient(deletion),
+            catalog_client=catalog,
+            deletion=deletion,
             path=AppendPath(
                 streams,
                 ByteBudget(settings.append_inflight_bytes),
@@ -198,6 +181,40 @@ async def _closing(log: OpenedLog, storage: StorageClient) -> AsyncIterator[None
     yield
     await storage.settle()
     await log.close()
+
+
+async def _start_catalog(
+    stack: AsyncExitStack, catalog: Catalog, storage: StorageClient, rng: random.Random
+) -> CatalogClient:
+    supervisor = await stack.enter_async_context(open_supervisor("catalog", rng=rng))
+    ref = supervisor.start_soon(
+        ActorSpec(
+            "catalog",
+            lambda: CatalogActor(Overlay(catalog), storage),
+            PERMANENT,
+            CATALOG_MAILBOX_CAPACITY,
+        )
+    )
+    return CatalogClient(ref)
+
+
+async def _start_deletion(
+    stack: AsyncExitStack,
+    catalog: Catalog,
+    catalog_client: CatalogClient,
+    streams: StreamRegistry,
+    rng: random.Random,
+) -> DeletionClient:
+    supervisor = await stack.enter_async_context(open_supervisor("tasks", rng=rng))
+    ref = supervisor.start_soon(
+        ActorSpec(
+            "deletion",
+            lambda: DeletionActor(catalog, catalog_client, streams),
+            PERMANENT,
+            stop_timeout_seconds=TASK_STOP_SECONDS,
+        )
+    )
+    return DeletionClient(ref)
 
 
 async def _open_streams(
