@@ -185,7 +185,7 @@ def _hand_over() -> NoReturn:
     client = next_on_path("s2", Path(sys.argv[0]))
     if client is None:
         print(
-            "s2: only `s2 lite` is here; for the client itself, `cargo install streamstore-cli` "
+            "s2: only `s2 lite` is here; for the client itself, `cargo install s2-cli` "
             "or see https://s2.dev/docs/quickstart",
             file=sys.stderr,
         )
