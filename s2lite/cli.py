@@ -33,7 +33,6 @@ from s2lite.settings import (
 )
 
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_FENCED = 3
 EXIT_STORAGE = 4
 EXIT_NO_CLIENT = 127

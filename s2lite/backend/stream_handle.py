@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
 
 import attrs
 import trio
@@ -27,25 +26,7 @@ from s2lite.model.positions import StreamPosition
 from s2lite.model.reads import DeliveredBatch, ReadRequest
 from s2lite.model.records import AppendAck, AppendInput, SequencedBatch
 
-T = TypeVar("T")
-
 StreamRegistry = Registry[StreamId, StreamMessage]
-
-
-@asynccontextmanager
-async def leased(
-    streams: StreamRegistry, stream_id: StreamId
-) -> AsyncIterator[ActorRef[StreamMessage]]:
-    """The stream's actor, which is kept running meanwhile. Raises `StreamUnavailable`."""
-    lease = streams.lease(stream_id)
-    try:
-        ref = await lease.__aenter__()
-    except ActorError as error:
-        raise StreamUnavailable(f"the stream cannot be opened: {error}") from error
-    try:
-        yield ref
-    finally:
-        await lease.__aexit__(None, None, None)
 
 
 @attrs.frozen(eq=False)

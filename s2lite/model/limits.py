@@ -37,6 +37,4 @@ COMPRESSION_THRESHOLD_BYTES: Final = 1024
 
 MAX_UNARY_WAIT_SECONDS: Final = 60
 DEFAULT_RETENTION_SECONDS: Final = 7 * 24 * 60 * 60
-# On an AES-256-GCM stream no encrypted record may be numbered above this.
-MAX_AES_GCM_SEQ_NUM: Final = 2**32 - 1
 ENCRYPTION_KEY_BYTES: Final = 32
