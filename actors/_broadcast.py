@@ -19,6 +19,7 @@ reader could ever get past it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -116,8 +117,13 @@ class Subscription(Generic[T]):
 
     def _taken(self, entry: tuple[T, int]) -> T:
         item, size_bytes = entry
-        self._backlog_bytes -= size_bytes
+        self._changed(-size_bytes)
         return item
+
+    def _changed(self, size_bytes: int) -> None:
+        self._backlog_bytes += size_bytes
+        if self._broadcast.on_backlog is not None:
+            self._broadcast.on_backlog(size_bytes)
 
     def _closed(self) -> BroadcastClosed:
         assert self._end is not None
@@ -134,7 +140,7 @@ class Subscription(Generic[T]):
             except trio.WouldBlock:
                 pass
             else:
-                self._backlog_bytes += size_bytes
+                self._changed(size_bytes)
                 return
         self._missed_items = self._drop_backlog() + 1
 
@@ -157,10 +163,12 @@ class Broadcast(Generic[T]):
     """Hands every item to every subscriber, without ever waiting for one.
 
     `max_items` and `max_bytes` bound the backlog of each subscription that does not set its own.
+    `on_backlog` is called with every change, in bytes, of the backlog of any of them.
     """
 
     max_items: int = attrs.field(default=1024, validator=attrs.validators.ge(1))
     max_bytes: int = attrs.field(default=16 * 1024 * 1024, validator=attrs.validators.ge(0))
+    on_backlog: Callable[[int], None] | None = None
     _subscriptions: dict[Subscription[T], None] = attrs.field(factory=dict, init=False)
     _end: BroadcastClosed | None = attrs.field(default=None, init=False)
 

@@ -40,6 +40,7 @@ class VirtualClock:
     start_ms: int = 1_700_000_000_000
     _origin: float | None = attrs.field(factory=_trio_time, init=False)
     _stepped_ms: int = attrs.field(default=0, init=False)
+    _suspended_seconds: float = attrs.field(default=0.0, init=False)
 
     def now_ms(self) -> int:
         """Return the wall time in milliseconds since the epoch."""
@@ -51,6 +52,15 @@ class VirtualClock:
             # Rounded to the microsecond first: 0.3 s must not come out as 299 ms.
             elapsed_ms = round((now - self._origin) * 1_000_000) // 1000
         return self.start_ms + elapsed_ms + self._stepped_ms
+
+    def elapsed_seconds(self) -> float:
+        """Return trio's time plus whatever `suspend` added."""
+        return (_trio_time() or 0.0) + self._suspended_seconds
+
+    def suspend(self, seconds: float) -> None:
+        """Let time pass that no timer notices, as when the machine sleeps."""
+        self._suspended_seconds += seconds
+        self._stepped_ms += round(seconds * 1000)
 
     def step(self, delta_ms: int) -> None:
         """Set the wall time forward, or back if negative, as an operator or NTP would."""

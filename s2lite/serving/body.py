@@ -6,8 +6,8 @@ from typing import Any
 import trio
 
 
-def _ignore(_cost: int) -> None:
-    pass
+def ignore(_size: int) -> None:
+    """Take note of nothing."""
 
 
 class RequestBody:
@@ -15,11 +15,13 @@ class RequestBody:
 
     The read loop puts without ever waiting; how much can pile up is for flow control to bound.
     `consumed` is called with the flow-control cost of bytes that the application took or that were
-    dropped. Calling the object is hypercorn's way of putting an ASGI message.
+    dropped. `buffered` is called with every change of how many bytes are held. Calling the object
+    is hypercorn's way of putting an ASGI message.
     """
 
-    def __init__(self) -> None:
-        self.consumed: Callable[[int], None] = _ignore
+    def __init__(self, buffered: Callable[[int], None] = ignore) -> None:
+        self.consumed: Callable[[int], None] = ignore
+        self._buffered = buffered
         self.size = 0
         self._chunks: list[bytes] = []
         self._cost = 0
@@ -41,6 +43,7 @@ class RequestBody:
         if data:
             self._chunks.append(data)
             self.size += len(data)
+            self._buffered(len(data))
         self._cost += cost
         self._notify()
 
@@ -61,6 +64,11 @@ class RequestBody:
             self.disconnect()
         self._gone = True
         self._notify()
+
+    def close_account(self) -> None:
+        """Tell `buffered` of nothing from now on: nobody asks for the rest any more."""
+        self._buffered(-self.size)
+        self._buffered = ignore
 
     async def wait_below(self, limit: int) -> None:
         """Wait until fewer than `limit` bytes are unread."""
@@ -91,6 +99,7 @@ class RequestBody:
 
     def _take(self) -> bytes:
         chunks, cost = self._chunks, self._cost
+        self._buffered(-self.size)
         self._chunks, self._cost, self.size = [], 0, 0
         self._notify()
         if cost:

@@ -58,12 +58,13 @@ class Connection:
         settings: ServingSettings,
         config: Config,
         stream: Transport,
+        buffered: Callable[[int], None],
     ) -> None:
         self.app = app
         self.settings = settings
         self.config = config
         self.context = WorkerContext(None)
-        self.tasks = RequestTasks()
+        self.tasks = RequestTasks(buffered)
         self.state = ConnectionState(LifespanState({}))
         self.outbox = Outbox()
         self.ssl = isinstance(stream, trio.SSLStream)

@@ -34,6 +34,10 @@ class ClientDisconnected(OSError):
 class RequestTasks(TaskGroup):
     """The tasks of one connection: hypercorn's group, with a body that flow control can see."""
 
+    def __init__(self, buffered: Callable[[int], None]) -> None:
+        super().__init__()
+        self._buffered = buffered
+
     async def spawn_app(
         self,
         app: AppWrapper,
@@ -42,13 +46,16 @@ class RequestTasks(TaskGroup):
         send: AsgiSend,
     ) -> Callable[[ASGIReceiveEvent], Awaitable[None]]:
         """Start the application on a request and return its `RequestBody`."""
-        body = RequestBody()
+        body = RequestBody(self._buffered)
         self.spawn(_run_app, app, scope, body, send)
         return body
 
 
 async def _run_app(app: AppWrapper, scope: Scope, body: RequestBody, send: AsgiSend) -> None:
-    await app(scope, body.receive, send, trio.to_thread.run_sync, trio.from_thread.run)  # type: ignore[arg-type]  # ASGI messages are plain dicts here
+    try:
+        await app(scope, body.receive, send, trio.to_thread.run_sync, trio.from_thread.run)  # type: ignore[arg-type]  # ASGI messages are plain dicts here
+    finally:
+        body.close_account()
     await send(None)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 
+from s2lite.serving.body import ignore
 from s2lite.serving.connection import Connection, Transport
 from s2lite.serving.settings import BoundAddress, ServingSettings, hypercorn_config
 
@@ -29,6 +30,7 @@ async def serve(
     *,
     shutdown: trio.Event,
     ssl_context: ssl.SSLContext | None = None,
+    buffered: Callable[[int], None] = ignore,
     task_status: trio.TaskStatus[list[BoundAddress]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI application over HTTP/1.1 and HTTP/2 until `shutdown` is set.
@@ -40,9 +42,10 @@ async def serve(
     the address cannot be bound.
 
     The application gets no lifespan events: whoever builds it starts and stops it. With an
-    `ssl_context`, which should offer `h2` and `http/1.1` by ALPN, only TLS is spoken.
+    `ssl_context`, which should offer `h2` and `http/1.1` by ALPN, only TLS is spoken. `buffered` is
+    told of every change in the bytes of request bodies that have arrived and were not asked for.
     """
-    server = _Server(app, settings, ssl_context)
+    server = _Server(app, settings, ssl_context, buffered)
     listeners = await trio.open_tcp_listeners(
         settings.port, host=settings.host, backlog=settings.backlog
     )
@@ -66,12 +69,17 @@ class _Server:
     """The connections there are."""
 
     def __init__(
-        self, app: AsgiApp, settings: ServingSettings, ssl_context: ssl.SSLContext | None
+        self,
+        app: AsgiApp,
+        settings: ServingSettings,
+        ssl_context: ssl.SSLContext | None,
+        buffered: Callable[[int], None],
     ) -> None:
         self._app = ASGIWrapper(app)
         self._settings = settings
         self._config = hypercorn_config(settings)
         self._ssl_context = ssl_context
+        self._buffered = buffered
         self._connections: set[Connection] = set()
         self._draining = False
         self._room = trio.Semaphore(settings.max_connections)
@@ -96,7 +104,9 @@ class _Server:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         _probe_when_silent(stream)
-        connection = Connection(self._app, self._settings, self._config, self._secured(stream))
+        connection = Connection(
+            self._app, self._settings, self._config, self._secured(stream), self._buffered
+        )
         self._connections.add(connection)
         if self._draining:  # accepted in the last moment
             connection.drain()

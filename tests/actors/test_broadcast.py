@@ -273,3 +273,21 @@ def test_subscriptions_agree_with_the_model(
         while outcome != "closed":
             outcome = receive(subscription)
             assert outcome == model.receive()
+
+
+async def test_changes_of_all_backlogs_are_told_and_add_up_to_what_waits() -> None:
+    held = [0]
+
+    def changed(size_bytes: int) -> None:
+        held[0] += size_bytes
+
+    broadcast: Broadcast[int] = Broadcast(max_items=2, on_backlog=changed)
+    one, two = broadcast.subscribe(), broadcast.subscribe()
+    broadcast.publish(1, 10)
+    broadcast.publish(2, 10)
+    assert held == [40] == [one.backlog_bytes + two.backlog_bytes]
+    await one.receive()
+    broadcast.publish(3, 10)  # too much for the second one, which loses all of it
+    assert held == [20] == [one.backlog_bytes + two.backlog_bytes]
+    one.close()
+    assert held == [0]

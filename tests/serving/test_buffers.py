@@ -144,3 +144,27 @@ async def test_a_failure_of_the_socket_lets_nobody_wait(closed_by_us: bool) -> N
     assert outbox.broken
     outbox.write(b"more")
     assert outbox.size == 0
+
+
+async def test_every_byte_that_a_body_holds_is_accounted_for_until_it_is_taken_or_dropped() -> None:
+    held = [0]
+
+    def buffered(change: int) -> None:
+        held[0] += change
+
+    body = RequestBody(buffered)
+    body.feed(b"abc", 3)
+    body.feed(b"de", 2)
+    assert held == [5]
+    await body.receive()
+    assert held == [0]
+    body.feed(b"fgh", 3)
+    body.disconnect()
+    body.feed(b"late", 4)
+    assert held == [0]
+    unread = RequestBody(buffered)
+    unread.feed(b"abc", 3)
+    unread.close_account()
+    unread.feed(b"def", 3)
+    await unread.receive()
+    assert held == [0]
