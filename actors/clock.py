@@ -7,7 +7,6 @@ from typing import Final, Protocol
 
 import attrs
 
-
 # Linux's monotonic clock stands still while the machine is suspended; that of macOS does not.
 _CLOCK_THROUGH_SUSPENSION: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -36,4 +35,4 @@ class SystemClock:
 
     def elapsed_seconds(self) -> float:
         """Return the seconds since some fixed moment, suspension included; it never goes back."""
-        return time.clock_gettime(_CLOCK_THROUGH_SUSPENSION)  # noqa: TID251  # see above
+        return time.clock_gettime(_CLOCK_THROUGH_SUSPENSION)  # see above

@@ -7,12 +7,13 @@ runs `s2 lite` itself and becomes the next `s2` on PATH for everything else.
 import logging
 import os
 import random
-import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import attrs
 import click
 import trio
 from prometheus_client import CollectorRegistry, disable_created_metrics
@@ -21,16 +22,23 @@ from actors import ActorError
 from actors.clock import SystemClock
 from s2lite import __version__
 from s2lite.backend.metrics import register_process_metrics
+from s2lite.cli_values import Duration, Size
 from s2lite.model.errors import S2LiteError, StorageFailed, WriterFenced
 from s2lite.server import Environment, run_until_signalled
 from s2lite.settings import (
     DEFAULT_APPEND_INFLIGHT_BYTES,
+    DEFAULT_READ_CACHE_BYTES,
     BucketStorage,
     LocalStorage,
     MemoryStorage,
     Settings,
     Storage,
+    bucket_storage,
+    storage_at,
 )
+from s2lite.storage.buckets import Provider
+from s2lite.storage.inventory import survey
+from s2lite.stores import open_for_reading
 
 EXIT_FAILED = 1
 EXIT_FENCED = 3
@@ -40,27 +48,6 @@ EXIT_NO_CLIENT = 127
 
 OUR_COMMANDS = frozenset({"lite"})
 
-_UNITS = {"": 1, "b": 1}
-for _power, _letter in enumerate("kmgt", start=1):
-    _UNITS[f"{_letter}b"] = 1000**_power
-    _UNITS[f"{_letter}ib"] = 1024**_power
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes, with or without a unit."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Parse `1048576`, `128MiB` or `1.5 GB`."""
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
-        unit = _UNITS.get(found[2].lower()) if found else None
-        if found is None or unit is None:
-            self.fail(f"{value!r} is not a size such as 1048576, 128MiB or 1.5GB", param, ctx)
-        return int(float(found[1]) * unit)
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="s2lite")
@@ -68,47 +55,128 @@ def cli() -> None:
     """Durable streams, self-hosted: a server for the S2 API."""
 
 
+def storage_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The flags that say where everything is kept."""
+    flags = [
+        click.option("--store-url", metavar="URL",
+                     help="Keep everything at this URL: s3://BUCKET/PATH, gs://BUCKET/PATH, "
+                          "az://CONTAINER/PATH, file:///DIRECTORY or memory:///."),
+        click.option("--bucket", metavar="NAME",
+                     help="Keep everything in this bucket of S3, or of what speaks its protocol; "
+                          "access and endpoint come from the AWS_ environment variables."),
+        click.option("--local-root", type=click.Path(path_type=Path, file_okay=False),
+                     help="Keep everything in this directory; it is created if missing."),
+        click.option("--path", default="", help="Base path inside the bucket or directory."),
+    ]  # fmt: skip
+    for flag in reversed(flags):
+        command = flag(command)
+    return command
+
+
 @cli.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=80, show_default=True,
               help="Port to listen on; 0 takes any free one.")  # fmt: skip
 @click.option("--host", default="0.0.0.0", show_default=True,  # noqa: S104
               help="Address to listen on; 127.0.0.1 keeps the server to this machine.")  # fmt: skip
-@click.option("--local-root", type=click.Path(path_type=Path, file_okay=False),
-              help="Keep everything in this directory; it is created if missing.")  # fmt: skip
-@click.option("--bucket", help="Keep everything in this S3-compatible bucket.")
-@click.option("--path", default="", help="Base path inside the bucket or directory.")
+@storage_options
+@click.option("--flush-interval", type=Duration(), envvar="SL8_FLUSH_INTERVAL", show_envvar=True,
+              metavar="TIME",
+              help="Gather appends for so long before they are written, such as 10ms or 1s. Longer "
+                   "means fewer requests to the store, which cost money, and later answers to "
+                   "appends. By default 50ms for buckets, and no time otherwise.")  # fmt: skip
 @click.option("--no-cors", is_flag=True, help="Do not answer web pages of other origins.")
 @click.option("--append-inflight-bytes", type=Size(), default=DEFAULT_APPEND_INFLIGHT_BYTES,
               show_default="128MiB", metavar="SIZE",
               help="How much may be appended and not yet durable, over all streams.")  # fmt: skip
-def lite(
-    port: int,
-    host: str,
-    local_root: Path | None,
-    bucket: str | None,
-    path: str,
-    no_cors: bool,
-    append_inflight_bytes: int,
-) -> None:
-    """Run the server. Without --local-root or --bucket it keeps everything in memory."""
-    settings = Settings(
-        storage=_storage_of(local_root, bucket, path),
-        host=host,
-        port=port,
-        cors=not no_cors,
-        append_inflight_bytes=append_inflight_bytes,
-    )
+@click.option("--read-cache-bytes", type=Size(), default=DEFAULT_READ_CACHE_BYTES,
+              show_default="128MiB", metavar="SIZE",
+              help="How much memory to use for what was read from the store before.")  # fmt: skip
+def lite(**flags: Any) -> None:
+    """Run the server. Without a place to keep things it keeps everything in memory.
+
+    S2LITE_PIPELINE=false in the environment makes it write one object at a time to a bucket, where
+    it otherwise has several under way.
+    """
+    settings = settings_of(**flags)
     logging.basicConfig(
         stream=sys.stdout, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
     sys.exit(_run(settings))
 
 
-def _storage_of(local_root: Path | None, bucket: str | None, path: str) -> Storage:
-    if local_root is not None and bucket is not None:
-        raise click.UsageError("--local-root and --bucket exclude each other: give one of them")
-    if bucket is not None:
-        return BucketStorage(bucket, path)
+def settings_of(
+    port: int,
+    host: str,
+    store_url: str | None,
+    bucket: str | None,
+    local_root: Path | None,
+    path: str,
+    flush_interval: float | None,
+    no_cors: bool,
+    append_inflight_bytes: int,
+    read_cache_bytes: int,
+) -> Settings:
+    """The settings that the flags of `lite` and the environment amount to."""
+    settings = Settings(
+        storage=_storage_of(store_url, bucket, local_root, path),
+        host=host,
+        port=port,
+        cors=not no_cors,
+        append_inflight_bytes=append_inflight_bytes,
+        read_cache_bytes=read_cache_bytes,
+    )
+    if flush_interval is not None:
+        settings = attrs.evolve(settings, flush_interval_seconds=flush_interval)
+    return settings if _pipelining() else attrs.evolve(settings, wal_in_flight=1)
+
+
+@cli.command()
+@storage_options
+def gc(store_url: str | None, bucket: str | None, local_root: Path | None, path: str) -> None:
+    """Say what a server would delete from its store as garbage, what it keeps, and why.
+
+    Deletes nothing and writes nothing; a server may be running on the store meanwhile.
+    """
+    storage = _storage_of(store_url, bucket, local_root, path)
+    if isinstance(storage, MemoryStorage):
+        raise click.UsageError("say which store: --store-url, --bucket or --local-root")
+    try:
+        trio.run(_print_survey, storage)
+    except S2LiteError as error:
+        click.echo(f"s2lite: {error}", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+async def _print_survey(storage: Storage) -> None:
+    async with open_for_reading(storage) as store:
+        for line in (await survey(store)).lines():
+            click.echo(line)
+
+
+def _pipelining() -> bool:
+    value = os.environ.get("S2LITE_PIPELINE", "true")
+    if value not in ("true", "false"):
+        raise click.UsageError(f"S2LITE_PIPELINE is true or false, not {value!r}")
+    return value == "true"
+
+
+def _storage_of(
+    store_url: str | None, bucket: str | None, local_root: Path | None, path: str
+) -> Storage:
+    if sum(each is not None for each in (store_url, bucket, local_root)) > 1:
+        raise click.UsageError(
+            "--store-url, --bucket and --local-root exclude each other: give one of them"
+        )
+    try:
+        if store_url is not None:
+            if path:
+                raise click.UsageError("--store-url has the path in it: leave out --path")
+            return storage_at(store_url)
+        if bucket is not None:
+            return bucket_storage(Provider.S3, bucket, path)
+    except ValueError as error:
+        flag = "--bucket or --path" if store_url is None else "--store-url"
+        raise click.UsageError(f"{flag} cannot be used: {error}") from error
     if local_root is not None:
         base = Path(path)
         if base.is_absolute() or ".." in base.parts:
@@ -141,8 +209,8 @@ def _described(storage: Storage) -> str:
             return "in memory: everything is lost when it stops"
         case LocalStorage(root):
             return f"keeping everything in {root}"
-        case BucketStorage(bucket, path):
-            return f"keeping everything in bucket {bucket}" + (f", path {path}" if path else "")
+        case BucketStorage():
+            return f"keeping everything in {storage}"
 
 
 def _explained(log: logging.Logger, group: BaseExceptionGroup[Exception]) -> int:

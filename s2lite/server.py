@@ -10,70 +10,43 @@ import random
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import attrs
 import trio
 from prometheus_client import CollectorRegistry
 
-from actors import (
-    PERMANENT,
-    ActorSpec,
-    RestartKind,
-    RestartPolicy,
-    open_registry,
-    open_supervisor,
-)
+from actors import PERMANENT, ActorSpec, open_registry, open_supervisor
 from actors.clock import Clock
 from s2lite.api.app import build_app
 from s2lite.backend.backend import Backend
 from s2lite.backend.budget import ByteBudget
-from s2lite.backend.catalog import Catalog, DurableState
+from s2lite.backend.catalog import Catalog
 from s2lite.backend.catalog_actor import (
     CATALOG_MAILBOX_CAPACITY,
     CatalogActor,
     CatalogClient,
     Overlay,
 )
-from s2lite.backend.metrics import AppendMetrics
-from s2lite.backend.storage_actor import (
-    STORAGE_MAILBOX_CAPACITY,
-    StorageActor,
-    StorageClient,
-    StorageStatus,
+from s2lite.backend.engine import TASK_STOP_SECONDS, Engine, EngineOptions, open_engine
+from s2lite.backend.engine_metrics import (
+    Tally,
+    register_request_metrics,
+    register_traffic_metrics,
 )
+from s2lite.backend.metrics import AppendMetrics
+from s2lite.backend.storage_actor import StorageClient
 from s2lite.backend.stream_actor import STREAM_MAILBOX_CAPACITY, StreamActor, StreamMessage
 from s2lite.backend.stream_handle import AppendPath, StreamRegistry
 from s2lite.backend.tasks.deletion import DeletionActor, DeletionClient
-from s2lite.model.errors import S2LiteError, StorageError, StreamUnavailable
+from s2lite.model.errors import S2LiteError, StreamUnavailable
 from s2lite.model.log import StreamId
 from s2lite.serving.listener import serve
 from s2lite.serving.settings import BoundAddress, ServingSettings
-from s2lite.settings import BucketStorage, LocalStorage, MemoryStorage, Settings, Storage
-from s2lite.storage.local_store import LocalObjectStore
-from s2lite.storage.memtable import Memtable
-from s2lite.storage.object_store import MemoryObjectStore, ObjectStore
-from s2lite.storage.opening import OpenedLog, open_log
-from s2lite.storage.reader import LogReader
+from s2lite.settings import Settings
+from s2lite.storage.object_store import ObjectStore
+from s2lite.stores import open_store
 
 _log = logging.getLogger("s2lite")
-
-NO_RESTART = RestartPolicy(RestartKind.PERMANENT, max_restarts=0)
-"""For the log writer: what it did not announce is in doubt, and only opening the log anew tells."""
-
-
-TASK_STOP_SECONDS = 1.0
-"""Background work is taken up again at the next start, so it must not hold up the end."""
-
-
-@attrs.define
-class StorageNotAvailable(StorageError):
-    """The kind of storage asked for cannot be used."""
-
-    reason: str
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 @attrs.define
@@ -97,19 +70,6 @@ class Environment:
 
 
 @asynccontextmanager
-async def open_store(storage: Storage) -> AsyncIterator[ObjectStore]:
-    """The object store of these settings. Raises `StorageError` if it cannot be had."""
-    match storage:
-        case MemoryStorage():
-            yield MemoryObjectStore()
-        case LocalStorage(root):
-            async with LocalObjectStore.open(Path(root)) as store:
-                yield store
-        case BucketStorage():
-            raise StorageNotAvailable("--bucket is not available in this version: use --local-root")
-
-
-@asynccontextmanager
 async def open_backend(
     store: ObjectStore, settings: Settings, environment: Environment, registry: CollectorRegistry
 ) -> AsyncIterator[Backend]:
@@ -119,68 +79,42 @@ async def open_backend(
     the store cannot be opened, and `RestartsExhausted` caused by one if it fails later.
     """
     clock, rng = environment.clock, environment.rng
-    state = DurableState(Catalog(), Memtable(settings.memtable_payload_bytes))
-    # A lock, or being in one process, tells that there is no other writer; a bucket needs the wait.
-    shared = isinstance(settings.storage, BucketStorage)
-    log = await open_log(
-        store,
-        rng=rng,
-        wal_in_flight=settings.wal_in_flight,
-        read_lease_seconds=settings.read_lease_seconds if shared else 0.0,
-        apply=state.apply,
-    )
     async with AsyncExitStack() as stack:
-        storage = await _start_storage(stack, log, state, settings, rng)
-        catalog = await _start_catalog(stack, state.catalog, storage, rng)
-        streams = await _open_streams(stack, state.catalog, storage, settings, clock)
+        engine = await stack.enter_async_context(
+            open_engine(store, _engine_options(settings), clock=clock, rng=rng, registry=registry)
+        )
+        known = engine.state.catalog
+        catalog = await _start_catalog(stack, known, engine.storage, rng)
+        backlog = Tally()
+        streams = await _open_streams(stack, engine, settings, clock, backlog)
         # Opened after the streams, and so closed before: tasks use streams to the last.
-        deletion = await _start_deletion(stack, state.catalog, catalog, streams, rng)
+        deletion = await _start_deletion(stack, known, catalog, streams, rng)
+        budget = ByteBudget(settings.append_inflight_bytes)
+        register_traffic_metrics(registry, budget, backlog)
         yield Backend(
-            catalog=state.catalog,
+            catalog=known,
             catalog_client=catalog,
             deletion=deletion,
-            path=AppendPath(
-                streams,
-                ByteBudget(settings.append_inflight_bytes),
-                AppendMetrics.register(registry),
-            ),
-            log=LogReader(store, state.memtable),
-            storage_status=storage.status,
+            path=AppendPath(streams, budget, AppendMetrics.register(registry), engine.ownership),
+            log=engine.log,
+            ownership=engine.ownership,
+            storage_status=engine.storage.status,
+            damage=engine.damage,
             clock=clock,
             rng=rng,
         )
 
 
-async def _start_storage(
-    stack: AsyncExitStack,
-    log: OpenedLog,
-    state: DurableState,
-    settings: Settings,
-    rng: random.Random,
-) -> StorageClient:
-    status = StorageStatus()
-    supervisor = await stack.enter_async_context(open_supervisor("storage", rng=rng))
-    ref = supervisor.start_soon(
-        ActorSpec(
-            "log writer",
-            lambda: StorageActor(
-                log.creator, state, status, log.next_wal_number, settings.wal_in_flight
-            ),
-            NO_RESTART,
-            STORAGE_MAILBOX_CAPACITY,
-        )
+def _engine_options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        layout=settings.layout,
+        wal_in_flight=settings.wal_in_flight,
+        flush_interval_seconds=settings.flush_interval_seconds,
+        # A lock, or being in one process, tells that there is no other writer.
+        read_lease_seconds=settings.read_lease_seconds if settings.shared else None,
+        gc_min_age_seconds=settings.gc_min_age_seconds,
+        read_cache_bytes=settings.read_cache_bytes,
     )
-    client = StorageClient(ref, status)
-    await stack.enter_async_context(_closing(log, client))
-    return client
-
-
-@asynccontextmanager
-async def _closing(log: OpenedLog, storage: StorageClient) -> AsyncIterator[None]:
-    """At an orderly end, wait for what was submitted, and record that nothing more will come."""
-    yield
-    await storage.settle()
-    await log.close()
 
 
 async def _start_catalog(
@@ -219,18 +153,20 @@ async def _start_deletion(
 
 async def _open_streams(
     stack: AsyncExitStack,
-    catalog: Catalog,
-    storage: StorageClient,
+    engine: Engine,
     settings: Settings,
     clock: Clock,
+    backlog: Tally,
 ) -> StreamRegistry:
+    catalog, storage = engine.state.catalog, engine.storage
+
     def spec_of(stream_id: StreamId) -> ActorSpec[StreamMessage]:
         entry = catalog.stream_by_id(stream_id)
         if entry is None:
             raise StreamUnavailable("the stream was deleted")
         return ActorSpec(
             f"stream {stream_id.hex()}",
-            lambda: StreamActor(entry, storage, clock),
+            lambda: StreamActor(entry, storage, clock, backlog.add),
             mailbox_capacity=STREAM_MAILBOX_CAPACITY,
         )
 
@@ -260,8 +196,16 @@ async def run_server(
         open_backend(store, settings, environment, registry) as backend,
     ):
         app = build_app(backend, clock=environment.clock, registry=registry, cors=settings.cors)
+        buffered = Tally()
+        register_request_metrics(registry, buffered)
         try:
-            await serve(app, serving, shutdown=shutdown, task_status=task_status)
+            await serve(
+                app,
+                serving,
+                shutdown=shutdown,
+                buffered=buffered.add,
+                task_status=task_status,
+            )
         except OSError as error:
             reason = error.strerror or str(error)
             raise CannotListen(settings.host, settings.port, reason) from error

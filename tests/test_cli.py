@@ -14,7 +14,9 @@ import attrs
 import pytest
 from click.testing import CliRunner
 
-from s2lite.cli import cli, next_on_path
+from s2lite.cli import cli, lite, next_on_path, settings_of
+from s2lite.settings import BucketStorage, LocalStorage, MemoryStorage, Settings, Storage
+from s2lite.storage.buckets import Provider
 
 pytestmark = [pytest.mark.slow]
 
@@ -37,9 +39,9 @@ def run(
     )
 
 
-def s2lite(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def s2lite(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `s2lite`."""
-    return run(sys.executable, "-m", "s2lite", *arguments)
+    return run(sys.executable, "-m", "s2lite", *arguments, **environment)
 
 
 @attrs.frozen
@@ -92,15 +94,43 @@ def test_help_of_s2_lite_speaks_of_s2_and_names_every_flag(commands: Commands) -
     helped = run(commands.ours("1"), "lite", "--help")
     assert helped.returncode == 0
     assert helped.stdout.startswith("Usage: s2 lite ")
-    for flag in ("--port", "--local-root", "--bucket", "--path", "--no-cors"):
+    for flag in ("--port", "--host", "--local-root", "--bucket", "--path", "--store-url"):
         assert flag in helped.stdout
-    assert "--append-inflight-bytes" in helped.stdout
+    for flag in ("--no-cors", "--append-inflight-bytes", "--read-cache-bytes", "--flush-interval"):
+        assert flag in helped.stdout
+    assert "SL8_FLUSH_INTERVAL" in helped.stdout
+    assert "S2LITE_PIPELINE" in helped.stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--local-root", "d", "--bucket", "b"], "exclude each other"),
+        (["--store-url", "s3://b", "--bucket", "b"], "exclude each other"),
+        (["--store-url", "s3://b", "--local-root", "d"], "exclude each other"),
+        (["--store-url", "s3://bucket", "--path", "p"], "leave out --path"),
+        (["--store-url", "bucket/path"], "begins with none of s3://"),
+        (["--store-url", "https://bucket/path"], "begins with none of s3://"),
+        (["--store-url", ""], "begins with none of s3://"),
+        (["--store-url", "s3:///path"], "bucket's name"),
+        (["--store-url", "s3://bucket/a/../b"], "`..`"),
+        (["--store-url", "s3://bucket/%2e%2e/b"], "`..`"),
+        (["--store-url", "s3://key:secret@bucket"], "access is for the environment"),
+        (["--store-url", "az://c/p?sig=secret"], "access is for the environment"),
+        (["--store-url", "file://dir"], "three slashes"),
+        (["--store-url", "file:///"], "three slashes"),
+        (["--store-url", "memory://x"], "memory:///"),
+        (["--bucket", ""], "bucket's name"),
+        (["--bucket", "a/b"], "bucket's name"),
+        (["--bucket", "b", "--path", "../up"], "`..`"),
+        (["--bucket", "b", "--path", "a//b"], "empty parts"),
+        (["--flush-interval", "5"], "--flush-interval"),
+        (["--flush-interval", "0"], "--flush-interval"),
+        (["--flush-interval", ""], "--flush-interval"),
+        (["--flush-interval", "-1s"], "--flush-interval"),
+        (["--flush-interval", "1s fast"], "--flush-interval"),
+        (["--flush-interval", "1 year"], "--flush-interval"),
+        (["--read-cache-bytes", "some"], "--read-cache-bytes"),
         (["--port", "65536"], "--port"),
         (["--port", "-1"], "--port"),
         (["--port", "http"], "--port"),
@@ -121,6 +151,25 @@ def test_wrong_flags_are_a_usage_error(arguments: list[str], complaint: str) -> 
     assert refused.stdout == ""
     assert refused.stderr.startswith("Usage: s2lite lite ")
     assert complaint in refused.stderr.splitlines()[-1]
+    assert "secret" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SL8_FLUSH_INTERVAL", "soon"),
+        ("SL8_FLUSH_INTERVAL", "10"),
+        ("S2LITE_PIPELINE", "no"),
+        ("S2LITE_PIPELINE", ""),
+        ("S2LITE_PIPELINE", "False"),
+    ],
+)
+def test_a_wrong_value_in_the_environment_is_a_usage_error_that_names_it(
+    name: str, value: str
+) -> None:
+    refused = CliRunner(env={name: value}).invoke(cli, ["lite"], prog_name="s2lite")
+    assert refused.exit_code == 2
+    assert name in refused.stderr.splitlines()[-1]
 
 
 def test_a_usage_error_is_the_exit_status_of_the_process() -> None:
@@ -130,14 +179,84 @@ def test_a_usage_error_is_the_exit_status_of_the_process() -> None:
     assert "Traceback" not in refused.stderr
 
 
-def test_a_bucket_is_not_available_yet() -> None:
-    refused = s2lite("lite", "--bucket", "b", "--port", "0")
+def settings_for(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> Settings:
+    """The settings that the command line would run a server with."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with lite.make_context("lite", list(arguments)) as context:
+        return settings_of(**context.params)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "storage"),
+    [
+        ([], MemoryStorage()),
+        (["--store-url", "memory:///"], MemoryStorage()),
+        (["--local-root", "d", "--path", "a/b"], LocalStorage(Path("d/a/b"))),
+        (["--store-url", "file:///data/a%20b"], LocalStorage(Path("/data/a b"))),
+        (["--bucket", "my-bucket"], BucketStorage("my-bucket")),
+        (["--bucket", "my-bucket", "--path", "/a/b/"], BucketStorage("my-bucket", "a/b")),
+        (["--store-url", "s3://my-bucket/a/b"], BucketStorage("my-bucket", "a/b")),
+        (
+            ["--store-url", "gs://b.example.com/p/"],
+            BucketStorage("b.example.com", "p", Provider.GCS),
+        ),
+        (["--store-url", "az://container"], BucketStorage("container", "", Provider.AZURE)),
+    ],
+)
+def test_storage_is_named_by_flags_or_by_a_url(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], storage: Storage
+) -> None:
+    assert settings_for(monkeypatch, *arguments).storage == storage
+
+
+def test_defaults_are_those_that_suit_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = settings_for(monkeypatch, "--bucket", "b")
+    assert bucket.shared
+    assert (bucket.wal_in_flight, bucket.flush_interval_seconds) == (4, 0.05)
+    assert bucket.gc_min_age_seconds == 3600
+    for arguments in ([], ["--local-root", "d"]):
+        settings = settings_for(monkeypatch, *arguments)
+        assert not settings.shared
+        assert (settings.wal_in_flight, settings.flush_interval_seconds) == (1, 0)
+        assert settings.gc_min_age_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10ms", 0.01), ("1s", 1.0), ("1m30s", 90.0), ("1h 2m", 3720.0), ("1.5s", 1.5), ("0s", 0.0)],
+)
+def test_the_flush_interval_is_a_flag_or_a_variable(
+    monkeypatch: pytest.MonkeyPatch, text: str, seconds: float
+) -> None:
+    flag = settings_for(monkeypatch, "--flush-interval", text, SL8_FLUSH_INTERVAL="7s")
+    assert flag.flush_interval_seconds == pytest.approx(seconds)
+    variable = settings_for(monkeypatch, "--bucket", "b", SL8_FLUSH_INTERVAL=text)
+    assert variable.flush_interval_seconds == pytest.approx(seconds)
+
+
+def test_unknown_storage_engine_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_for(monkeypatch, SL8_MANIFEST_POLL="x", SL8_WHATEVER="y") == Settings()
+
+
+def test_pipelining_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_for(monkeypatch, "--bucket", "b", S2LITE_PIPELINE="true").wal_in_flight == 4
+    assert settings_for(monkeypatch, "--bucket", "b", S2LITE_PIPELINE="false").wal_in_flight == 1
+
+
+def test_the_read_cache_has_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_for(monkeypatch).read_cache_bytes == 128 * 1024 * 1024
+    assert settings_for(monkeypatch, "--read-cache-bytes", "1GiB").read_cache_bytes == 1 << 30
+
+
+def test_a_bucket_without_credentials_is_said_in_one_line(tmp_path: Path) -> None:
+    nowhere = {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+    refused = s2lite("lite", "--bucket", "b", "--port", "0", **nowhere)
     assert refused.returncode == 1
-    assert [line for line in refused.stdout.splitlines() if "ERROR" in line] == [
-        refused.stdout.splitlines()[-1]
-    ]
-    assert "--bucket is not available" in refused.stdout.splitlines()[-1]
-    assert refused.stderr == ""
+    errors = [line for line in refused.stdout.splitlines() if "ERROR" in line]
+    assert len(errors) == 1
+    assert "AWS_ACCESS_KEY_ID" in errors[0]
+    assert "Traceback" not in refused.stdout + refused.stderr
 
 
 def test_a_port_in_use_is_said_in_one_line() -> None:
@@ -158,6 +277,39 @@ def test_a_directory_that_cannot_be_used_is_said_in_one_line(tmp_path: Path) -> 
     assert refused.returncode == 1
     assert len([line for line in refused.stdout.splitlines() if "ERROR" in line]) == 1
     assert "Traceback" not in refused.stdout + refused.stderr
+
+
+# --- counting garbage -----------------------------------------------------------------------------
+
+
+def test_help_of_gc_says_that_it_deletes_nothing() -> None:
+    helped = CliRunner().invoke(cli, ["gc", "--help"], prog_name="s2lite")
+    assert helped.exit_code == 0
+    assert "Deletes nothing" in helped.stdout
+    for flag in ("--store-url", "--bucket", "--local-root", "--path"):
+        assert flag in helped.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["--store-url", "memory:///"]])
+def test_garbage_is_counted_somewhere(arguments: list[str]) -> None:
+    refused = CliRunner().invoke(cli, ["gc", *arguments], prog_name="s2lite")
+    assert refused.exit_code == 2
+    assert "say which store" in refused.stderr
+
+
+def test_counting_garbage_creates_no_directory(tmp_path: Path) -> None:
+    absent = tmp_path / "absent"
+    refused = CliRunner().invoke(cli, ["gc", "--local-root", str(absent)], prog_name="s2lite")
+    assert refused.exit_code == 1
+    assert "no such directory" in refused.stderr
+    assert not absent.exists()
+
+
+def test_counting_the_garbage_of_an_empty_directory_changes_nothing(tmp_path: Path) -> None:
+    counted = CliRunner().invoke(cli, ["gc", "--local-root", str(tmp_path)], prog_name="s2lite")
+    assert counted.exit_code == 0
+    assert counted.stdout.startswith("kept: ")
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- a server that starts and ends --------------------------------------------------------------

@@ -34,7 +34,8 @@ class Basins:
     async def list(self, request: Request) -> Response:
         """List a page of basins."""
         wanted = list_request(request, parse_basin_prefix, parse_basin_start_after)
-        return json_response(control_json.encode_basin_page(self._backend.list_basins(wanted)))
+        page = await self._backend.list_basins(wanted)
+        return json_response(control_json.encode_basin_page(page))
 
     async def create(self, request: Request) -> Response:
         """Create a basin, or recognise the replay of its creation."""
@@ -45,7 +46,7 @@ class Basins:
 
     async def get_config(self, request: Request, basin: str) -> Response:
         """Give a basin's configuration."""
-        config = self._backend.basin_config(basin_in_path(basin))
+        config = await self._backend.basin_config(basin_in_path(basin))
         return json_response(control_json.encode_basin_config(config))
 
     async def ensure(self, request: Request, basin: str) -> Response:

@@ -1,10 +1,13 @@
 """What operators ask: is the server well, and what does it count."""
 
+import json
+from urllib.parse import parse_qs
+
 import attrs
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from s2lite.api.asgi import HeaderList, Request, Response
+from s2lite.api.asgi import HeaderList, Request, Response, json_response
 from s2lite.api.routes import Route
 from s2lite.backend.backend import Backend
 from s2lite.model.errors import WriterFenced
@@ -29,12 +32,31 @@ class Health:
         ]
 
     async def health(self, request: Request) -> Response:
-        """Tell whether storage is open; nothing is asked of the object store."""
+        """Tell whether storage is open, and in `?detail` what was found damaged in it.
+
+        Damage does not make a server unwell: it serves whatever is left. Nothing is asked of the
+        object store.
+        """
         failure = self._backend.health()
+        status, answer = 200, "OK"
         if failure is not None:
-            reason = b"Fenced" if isinstance(failure, WriterFenced) else b"Panic"
-            return Response(503, reason, _TEXT)
-        return Response(200, b"OK", _TEXT)
+            status, answer = 503, "Fenced" if isinstance(failure, WriterFenced) else "Panic"
+        if "detail" in parse_qs(request.query_string.decode("latin-1"), keep_blank_values=True):
+            return json_response(self._detail(answer), status)
+        return Response(status, answer.encode(), _TEXT)
+
+    def _detail(self, answer: str) -> bytes:
+        damage = self._backend.damage
+        detail = {
+            "status": answer,
+            "catalog_is_whole": damage.catalog_is_whole,
+            "damaged_objects": damage.count,
+            "damaged": [
+                {"key": each.key, "reason": each.reason, "streams": len(each.streams)}
+                for each in damage.objects
+            ],
+        }
+        return json.dumps(detail).encode()
 
     async def metrics(self, request: Request) -> Response:
         """Give all metrics as Prometheus text."""

@@ -104,7 +104,8 @@ class Records:
         check_content_encoding(request)
         basin, stream = basin_header(request), stream_in_path(stream_segment)
         handle = await self._backend.open_stream(basin, stream, Purpose.READ)
-        await send_response(send, json_response(json.encode_tail_response(handle.check_tail())))
+        tail = await handle.check_tail()
+        await send_response(send, json_response(json.encode_tail_response(tail)))
 
     async def _append_session(self, request: Request, send: Send, target: _Target) -> None:
         handle = await self._open(target, Purpose.APPEND)

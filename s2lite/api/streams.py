@@ -35,7 +35,7 @@ class Streams:
         """List a page of streams."""
         basin = basin_header(request)
         wanted = list_request(request, parse_stream_prefix, parse_stream_start_after)
-        page = self._backend.list_streams(basin, wanted)
+        page = await self._backend.list_streams(basin, wanted)
         return json_response(control_json.encode_stream_page(page))
 
     async def create(self, request: Request) -> Response:
@@ -49,7 +49,7 @@ class Streams:
     async def get_config(self, request: Request, stream: str) -> Response:
         """Give a stream's configuration."""
         basin, name = basin_header(request), stream_in_path(stream)
-        config = self._backend.stream_config(basin, name)
+        config = await self._backend.stream_config(basin, name)
         return json_response(control_json.encode_stream_config(config))
 
     async def ensure(self, request: Request, stream: str) -> Response:

@@ -38,6 +38,8 @@ from s2lite.model.resources import (
     Provisioned,
     StreamInfo,
 )
+from s2lite.storage.damage import Damage
+from s2lite.storage.ownership import Ownership
 from s2lite.storage.reader import LogReader
 
 
@@ -52,8 +54,9 @@ class Purpose(enum.Enum):
 class Backend:
     """Basin and stream operations. Every change is durable when its method returns.
 
-    What only reads shows durable state, and does not wait. Any method may raise `StorageError` when
-    the store has failed.
+    What only reads shows durable state, as current as this process can prove it to be: that takes a
+    request to the store at times, if other processes can write there. The same goes for refusals.
+    Any method may raise `StorageError`: the store has failed, or another writer has taken over.
     """
 
     catalog: Catalog
@@ -62,6 +65,8 @@ class Backend:
     path: AppendPath
     log: LogReader
     storage_status: StorageStatus
+    damage: Damage
+    ownership: Ownership
     clock: Clock
     rng: random.Random
 
@@ -108,15 +113,14 @@ class Backend:
         await self._mutate(lambda view: provisioning.delete_basin(view, name, now_ms))
         self.deletion.kick()
 
-    def basin_config(self, name: BasinName) -> BasinConfig:
+    async def basin_config(self, name: BasinName) -> BasinConfig:
         """A basin's config, deletion pending or not. Raises `BasinNotFound`."""
-        record = self.catalog.basin(name)
-        if record is None:
-            raise BasinNotFound(name)
-        return record.config
+        await self.ownership.ensure_current()
+        return self._basin_config(name)
 
-    def list_basins(self, request: ListRequest) -> Page[BasinInfo]:
+    async def list_basins(self, request: ListRequest) -> Page[BasinInfo]:
         """A page of basins by name."""
+        await self.ownership.ensure_current()
         page = self.catalog.list_basins(request)
         return Page(tuple(map(basin_info, page.items)), page.has_more)
 
@@ -166,17 +170,20 @@ class Backend:
 
         Once more is no error. Raises `StreamNotFound`.
         """
+        await self.ownership.ensure_current()
         entry = self._stream(basin, name)
         if entry.record.deleted_at_ms is None:
             await delete_through(self.path.streams, entry.record.stream_id)
         self.deletion.kick()
 
-    def stream_config(self, basin: BasinName, name: StreamName) -> StreamConfig:
+    async def stream_config(self, basin: BasinName, name: StreamName) -> StreamConfig:
         """A stream's config. Raises `StreamNotFound` and `StreamDeletionPending`."""
+        await self.ownership.ensure_current()
         return self._live_stream(basin, name).record.config
 
-    def list_streams(self, basin: BasinName, request: ListRequest) -> Page[StreamInfo]:
+    async def list_streams(self, basin: BasinName, request: ListRequest) -> Page[StreamInfo]:
         """A page of a basin's streams by name; an unknown basin has none."""
+        await self.ownership.ensure_current()
         page = self.catalog.list_streams(basin, request)
         return Page(tuple(map(stream_info, page.items)), page.has_more)
 
@@ -194,16 +201,22 @@ class Backend:
         `config` goes before the basin's defaults if the stream is created, and else has no effect.
         Raises `BasinNotFound`, `StreamNotFound`, `BasinDeletionPending`, `StreamDeletionPending`.
         """
-        if self.catalog.stream(basin, name) is None:
-            await self._auto_create(basin, name, purpose, config or StreamConfigLayer())
-        entry = self._live_stream(basin, name)
+        try:
+            if self.catalog.stream(basin, name) is None:
+                await self._auto_create(basin, name, purpose, config or StreamConfigLayer())
+            entry = self._live_stream(basin, name)
+        except (BasinNotFound, StreamNotFound, StreamDeletionPending):
+            # Only now: an append to a stream that is there need not ask, its ack proves enough.
+            await self.ownership.ensure_current()
+            raise
         follow = FollowThrough(self.path.streams, entry.record.stream_id)
-        return StreamHandle(ReadContext(entry, self.log, follow, self.clock, self.rng), self.path)
+        context = ReadContext(entry, self.log, self.ownership, follow, self.clock, self.rng)
+        return StreamHandle(context, self.path)
 
     async def _auto_create(
         self, basin: BasinName, name: StreamName, purpose: Purpose, config: StreamConfigLayer
     ) -> None:
-        basin_config = self.basin_config(basin)
+        basin_config = self._basin_config(basin)
         allowed = (
             basin_config.create_stream_on_append
             if purpose is Purpose.APPEND
@@ -215,6 +228,12 @@ class Backend:
         await self._mutate(
             lambda view: provisioning.auto_create_stream(view, basin, name, config, new)
         )
+
+    def _basin_config(self, name: BasinName) -> BasinConfig:
+        record = self.catalog.basin(name)
+        if record is None:
+            raise BasinNotFound(name)
+        return record.config
 
     def _stream(self, basin: BasinName, name: StreamName) -> StreamEntry:
         entry = self.catalog.stream(basin, name)
@@ -233,6 +252,8 @@ class Backend:
         return NewStream(stream_id, self.clock.now_ms())
 
     async def _mutate(self, decide: Decide[T]) -> T:
+        # What changes something proves itself, but a refusal, or a replay's answer, does not.
+        await self.ownership.ensure_current()
         try:
             return await self.catalog_client.mutate(decide)
         except ActorError as error:

@@ -67,6 +67,8 @@ class Overlay:
     _streams: dict[tuple[BasinName, StreamName], tuple[int, StreamRecord | None]] = attrs.field(
         factory=dict
     )
+    # The records among `_streams`: thousands of streams may be changed at once.
+    _streams_by_id: dict[StreamId, StreamRecord] = attrs.field(factory=dict)
 
     def basin(self, name: BasinName) -> BasinRecord | None:
         """The basin of that name, deletion pending or not."""
@@ -100,21 +102,26 @@ class Overlay:
             case BasinRemoved(name):
                 self._basins[name] = number, None
             case StreamCreated(record):
-                self._streams[record.basin, record.name] = number, record
+                self._put(record, number)
             case StreamReconfigured(stream_id, stream_config):
-                record = attrs.evolve(self._by_id(stream_id), config=stream_config)
-                self._streams[record.basin, record.name] = number, record
+                self._put(attrs.evolve(self._by_id(stream_id), config=stream_config), number)
             case StreamDeleted(stream_id, at_ms):
-                record = attrs.evolve(self._by_id(stream_id), deleted_at_ms=at_ms)
-                self._streams[record.basin, record.name] = number, record
+                self._put(attrs.evolve(self._by_id(stream_id), deleted_at_ms=at_ms), number)
             case StreamRemoved(stream_id):
                 record = self._by_id(stream_id)
                 self._streams[record.basin, record.name] = number, None
+                self._streams_by_id.pop(stream_id, None)
 
     def settle(self, number: int) -> None:
         """Forget what the durable catalog shows now, all changes up to `number` being durable."""
         self._basins = {key: item for key, item in self._basins.items() if item[0] > number}
         self._streams = {key: item for key, item in self._streams.items() if item[0] > number}
+        records = (record for _, record in self._streams.values() if record is not None)
+        self._streams_by_id = {record.stream_id: record for record in records}
+
+    def _put(self, record: StreamRecord, number: int) -> None:
+        self._streams[record.basin, record.name] = number, record
+        self._streams_by_id[record.stream_id] = record
 
     def _basin(self, name: BasinName) -> BasinRecord:
         record = self.basin(name)
@@ -129,9 +136,9 @@ class Overlay:
         return attrs.evolve(record, deleted_at_ms=entry.record.deleted_at_ms)
 
     def _by_id(self, stream_id: StreamId) -> StreamRecord:
-        for _, record in self._streams.values():
-            if record is not None and record.stream_id == stream_id:
-                return record
+        pending = self._streams_by_id.get(stream_id)
+        if pending is not None:
+            return pending
         entry = self.durable.stream_by_id(stream_id)
         assert entry is not None
         return entry.record

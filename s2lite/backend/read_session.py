@@ -7,6 +7,10 @@ became durable. A session that does not keep up loses its subscription, not reco
 the log from its position. Limits hold over all of it, and the first record they do not admit ends
 the read.
 
+That there is nothing more, be it the end of a read or a heartbeat, is said only after asking
+`Ownership`: a newer writer may have taken over, and have more. What lies below the tail never
+changes, and is read without asking, once the start of the session has been found.
+
 A heartbeat tells the tail *of this session*, the end of what it was given, although the stream may
 already be further: clients resume from a heartbeat's tail.
 """
@@ -25,12 +29,13 @@ from actors.clock import Clock
 from s2lite.backend.catalog import StreamEntry
 from s2lite.codec.protobuf import record_metas, slice_records
 from s2lite.core.reads import Allowance, locate, may_follow, unary_request
-from s2lite.model.errors import StreamUnavailable
+from s2lite.model.errors import CorruptObject, StreamUnavailable
 from s2lite.model.limits import MAX_BATCH_BYTES, MAX_BATCH_RECORDS
 from s2lite.model.positions import StreamPosition
 from s2lite.model.reads import DeliveredBatch, FromTimestamp, Heartbeat, ReadEvent, ReadRequest
 from s2lite.model.records import SequencedBatch
-from s2lite.storage.reader import LogReader
+from s2lite.storage.ownership import Ownership
+from s2lite.storage.reader import LogReader, StreamCursor
 
 HEARTBEAT_MIN_SECONDS = 5.0
 HEARTBEAT_MAX_SECONDS = 15.0
@@ -46,6 +51,7 @@ class ReadContext:
 
     entry: StreamEntry
     log: LogReader
+    ownership: Ownership
     follow_at: FollowAt
     clock: Clock
     rng: random.Random
@@ -56,13 +62,14 @@ class ReadSession:
     """An asynchronous iterator of what a read delivers. Use it in `async with`, from one task.
 
     Entering raises `ReadPastTail` if there is nothing to read and the read may not wait. Iterating
-    raises `StreamUnavailable` if the stream goes away under a follower, and `StorageError`.
+    raises `StreamUnavailable` if the stream goes away under a follower. Both raise `StorageError`.
     """
 
     context: ReadContext
     request: ReadRequest
     _position: int = 0
     _allowance: Allowance = attrs.field(init=False)
+    _cursor: StreamCursor = attrs.field(init=False)
     _finished: bool = False
     _subscription: Subscription[SequencedBatch] | None = None
     _live_tail: StreamPosition = StreamPosition.ZERO
@@ -72,8 +79,10 @@ class ReadSession:
 
     def __attrs_post_init__(self) -> None:
         self._allowance = Allowance.of(self.request.limits)
+        self._cursor = self.context.log.cursor(self.context.entry.record.stream_id)
 
     async def __aenter__(self) -> "ReadSession":
+        await self.context.ownership.ensure_current()
         start = locate(self.request, self.context.entry.tail)
         self._position = await self._seek(start) if isinstance(start, FromTimestamp) else start
         return self
@@ -117,7 +126,10 @@ class ReadSession:
         """Do one thing: deliver, or change where the session stands and return None."""
         if self._subscription is not None:
             return await self._follow(self._subscription)
-        tail = self.context.entry.tail
+        entry = self.context.entry
+        if self._position >= entry.tail.seq_num:
+            await self.context.ownership.ensure_current()
+        tail = entry.tail
         if self._position < tail.seq_num:
             return await self._catch_up(tail)
         if not may_follow(self.request):
@@ -131,7 +143,9 @@ class ReadSession:
         """The first surviving record stamped `wanted` or later; the tail if there is none."""
         entry = self.context.entry
         tail = entry.tail.seq_num
-        candidate = self.context.log.first_at_or_after(entry.record.stream_id, wanted.timestamp)
+        candidate = await self.context.log.first_at_or_after(
+            entry.record.stream_id, wanted.timestamp
+        )
         if candidate is None:
             return tail
         start = max(candidate, entry.trim_point)
@@ -143,9 +157,7 @@ class ReadSession:
 
     async def _stored(self, start: int, end: int) -> list[SequencedBatch]:
         context = self.context
-        return await context.log.read(
-            context.entry.record.stream_id, start, end, context.clock.now_ms()
-        )
+        return await self._cursor.read(context.entry.state, start, end, context.clock.now_ms())
 
     async def _catch_up(self, tail: StreamPosition) -> DeliveredBatch | None:
         # Trimmed records are gone for readers at once, though their bytes may go later.
@@ -215,6 +227,7 @@ class ReadSession:
             raise StreamUnavailable(str(closed.error or closed)) from closed
         if batch is not None:
             return self._deliver(batch)
+        await self.context.ownership.ensure_current()
         if self._heartbeat_at <= until:
             return self._heartbeat()
         self._finished = True
@@ -251,10 +264,14 @@ async def read_once(context: ReadContext, request: ReadRequest) -> DeliveredBatc
     """
     async with ReadSession(context, unary_request(request)) as session:
         batches = []
-        while session.behind:
-            event = await session._step()
-            if isinstance(event, DeliveredBatch):
-                batches.append(event)
+        try:
+            while session.behind:
+                event = await session._step()
+                if isinstance(event, DeliveredBatch):
+                    batches.append(event)
+        except CorruptObject:
+            if not batches:
+                raise  # else whoever reads on from there is told
         if batches:
             return _merged(batches)
         return await session.next_batch()

@@ -11,6 +11,7 @@ flight, and its successor waits for those to settle before it starts.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -87,11 +88,15 @@ class _InFlight:
 
 @attrs.define(eq=False)
 class StreamActor(Actor[StreamMessage]):
-    """Owns one stream for as long as it is in use."""
+    """Owns one stream for as long as it is in use.
+
+    `on_backlog` is told of every change, in bytes, of what its followers have yet to take.
+    """
 
     entry: StreamEntry
     storage: StorageClient
     clock: Clock
+    on_backlog: Callable[[int], None] | None = None
     _sequencer: Sequencer = attrs.field(init=False)
     _durable: StreamPosition = attrs.field(init=False)
     _acks: PendingAcks = attrs.field(factory=PendingAcks)
@@ -101,12 +106,14 @@ class StreamActor(Actor[StreamMessage]):
     _deleting: bool = False
 
     def __attrs_post_init__(self) -> None:
-        self._followers = Broadcast(FOLLOWER_BACKLOG_BATCHES, FOLLOWER_BACKLOG_BYTES)
+        self._followers = Broadcast(
+            FOLLOWER_BACKLOG_BATCHES, FOLLOWER_BACKLOG_BYTES, self.on_backlog
+        )
 
     async def started(self) -> None:
         """Wait for what a predecessor left in flight, then take up the durable state."""
-        await self.storage.settle()
         entry = self.entry
+        await self.storage.settle_stream(entry.record.stream_id)
         self._durable = entry.tail
         self._sequencer = Sequencer(entry.tail, entry.fencing_token, entry.trim_point)
         self._deleting = entry.record.deleted_at_ms is not None

@@ -20,11 +20,18 @@ from s2lite.backend.metrics import AppendMetrics
 from s2lite.backend.read_session import ReadContext, ReadSession, read_once
 from s2lite.backend.stream_actor import Append, Delete, Follow, SessionGate, StreamMessage
 from s2lite.model.config import StreamCipher
-from s2lite.model.errors import OutcomeUnknown, StorageError, StreamUnavailable
+from s2lite.model.errors import (
+    AppendConditionFailed,
+    OutcomeUnknown,
+    StorageError,
+    StreamDeletionPending,
+    StreamUnavailable,
+)
 from s2lite.model.log import StreamId
 from s2lite.model.positions import StreamPosition
 from s2lite.model.reads import DeliveredBatch, ReadRequest
 from s2lite.model.records import AppendAck, AppendInput, SequencedBatch
+from s2lite.storage.ownership import Ownership
 
 StreamRegistry = Registry[StreamId, StreamMessage]
 
@@ -36,6 +43,7 @@ class AppendPath:
     streams: StreamRegistry
     budget: ByteBudget
     metrics: AppendMetrics
+    ownership: Ownership
 
 
 @attrs.frozen(eq=False)
@@ -43,10 +51,11 @@ class PendingAck:
     """The ack of an append that was submitted."""
 
     _reply: Reply[AppendAck]
+    _ownership: Ownership
 
     @property
     def done(self) -> bool:
-        """Whether `wait` would not block."""
+        """Whether the stream has answered: `wait` would not block, or only to check a refusal."""
         return self._reply.settled
 
     async def wait(self) -> AppendAck:
@@ -57,6 +66,10 @@ class PendingAck:
         """
         try:
             return await self._reply.wait()
+        except (AppendConditionFailed, StreamDeletionPending):
+            # Unlike an ack, a refusal is not backed by a write that only the current writer can do.
+            await self._ownership.ensure_current()
+            raise
         except ActorError as error:
             raise _outcome_of(error) from error
 
@@ -75,7 +88,8 @@ class AppendSession:
         Raises `StreamUnavailable` if the stream is gone: then nothing happened. When cancelled, the
         batch was not submitted.
         """
-        return PendingAck(await _submit(self._path, self._ref, append, self._gate))
+        reply = await _submit(self._path, self._ref, append, self._gate)
+        return PendingAck(reply, self._path.ownership)
 
     def close(self) -> None:
         """Apply nothing of this session that has not been sequenced yet."""
@@ -94,8 +108,9 @@ class StreamHandle:
         """The cipher of the stream's records, if they are encrypted."""
         return self._read.entry.record.cipher
 
-    def check_tail(self) -> StreamPosition:
-        """The durable tail: what every append acked so far lies below."""
+    async def check_tail(self) -> StreamPosition:
+        """The durable tail: what every append acked so far lies below. Raises `StorageError`."""
+        await self._read.ownership.ensure_current()
         return self._read.entry.tail
 
     def has_room_for(self, append: AppendInput) -> bool:
@@ -109,7 +124,7 @@ class StreamHandle:
         """
         async with _leased(self._path.streams, self._stream_id) as ref:
             reply = await _submit(self._path, ref, append, gate=None)
-            return await PendingAck(reply).wait()
+            return await PendingAck(reply, self._path.ownership).wait()
 
     @asynccontextmanager
     async def append_session(self) -> AsyncIterator[AppendSession]:
@@ -122,7 +137,10 @@ class StreamHandle:
                 session.close()
 
     async def read(self, request: ReadRequest) -> DeliveredBatch | None:
-        """A unary read: at most one batch's worth, None if it is empty. Raises `ReadPastTail`."""
+        """A unary read: at most one batch's worth, None if it is empty.
+
+        Raises `ReadPastTail` and `StorageError`.
+        """
         return await read_once(self._read, request)
 
     def read_session(self, request: ReadRequest) -> ReadSession:

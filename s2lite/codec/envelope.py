@@ -40,14 +40,18 @@ class ObjectKind(enum.IntEnum):
     WAL = 1
     FENCE = 2
     MANIFEST = 3
+    SEGMENT = 4
+    CATALOG = 5
 
 
 FORMAT_VERSIONS: dict[ObjectKind, tuple[int, int]] = {
-    ObjectKind.WAL: (1, 0),
-    ObjectKind.FENCE: (1, 0),
-    ObjectKind.MANIFEST: (1, 0),
+    ObjectKind.WAL: (1, 1),
+    ObjectKind.FENCE: (1, 1),
+    ObjectKind.MANIFEST: (2, 0),
+    ObjectKind.SEGMENT: (1, 0),
+    ObjectKind.CATALOG: (1, 0),
 }
-"""The (major, minor) version this server writes, and the newest major one it reads."""
+"""The (major, minor) version this server writes. It reads this major one and all before it."""
 
 
 @attrs.frozen
@@ -60,16 +64,20 @@ class WriterIdentity:
 
 @attrs.frozen
 class Header:
-    """The identity of one object."""
+    """The identity of one object, and the (major, minor) version of its format."""
 
     kind: ObjectKind
     number: int
     writer: WriterIdentity
     nonce: int
-    version: tuple[int, int] = (1, 0)
+    version: tuple[int, int] = attrs.field()
+
+    @version.default
+    def _written_version(self) -> tuple[int, int]:
+        return FORMAT_VERSIONS[self.kind]
 
 
-def checksum(*pieces: bytes | memoryview) -> int:
+def checksum(*pieces: bytes | bytearray | memoryview) -> int:
     """xxh3-64 of the pieces as one, as it is used in every object."""
     if len(pieces) == 1:
         return xxhash.xxh3_64_intdigest(pieces[0])
@@ -81,7 +89,16 @@ def checksum(*pieces: bytes | memoryview) -> int:
 
 def seal(header: Header, *body: bytes) -> bytes:
     """The whole object: header, body and body checksum. The body may come in pieces."""
-    major, minor = FORMAT_VERSIONS[header.kind]
+    head = encode_head(header, sum(map(len, body)))
+    return b"".join((head, *body, CHECKSUM.pack(checksum(*body))))
+
+
+def encode_head(header: Header, body_bytes: int) -> bytes:
+    """The first `HEADER_BYTES` bytes of an object, for whoever puts the rest together himself.
+
+    What follows are `body_bytes` of body, and their `checksum` packed as `CHECKSUM`.
+    """
+    major, minor = header.version
     head = HEADER.pack(
         MAGIC,
         header.kind,
@@ -92,12 +109,12 @@ def seal(header: Header, *body: bytes) -> bytes:
         header.writer.epoch,
         header.writer.writer_id,
         header.nonce,
-        sum(map(len, body)),
+        body_bytes,
     )
-    return b"".join((head, CHECKSUM.pack(checksum(head)), *body, CHECKSUM.pack(checksum(*body))))
+    return head + CHECKSUM.pack(checksum(head))
 
 
-def read_header(key: str, data: bytes) -> Header:
+def read_header(key: str, data: bytes | memoryview) -> Header:
     """The header of an object, from its first `HEADER_BYTES` bytes or more.
 
     Raises `CorruptObject` if it is damaged, or written in a format newer than this server reads.
@@ -105,24 +122,34 @@ def read_header(key: str, data: bytes) -> Header:
     return _parse_header(key, data)[0]
 
 
+def read_head(key: str, data: bytes, *kinds: ObjectKind) -> tuple[Header, int]:
+    """The header of an object of one of `kinds`, and how many bytes its body should have.
+
+    For formats that verify their body in parts; it may be damaged or cut short. Raises
+    `CorruptObject` if the header is damaged, too new, or that of another kind.
+    """
+    header, body_bytes = _parse_header(key, data)
+    if header.kind not in kinds:
+        raise CorruptObject(key, f"it is a {header.kind.name.lower()} object")
+    return header, body_bytes
+
+
 def unseal(key: str, data: bytes, *kinds: ObjectKind) -> tuple[Header, memoryview]:
     """The header and the verified body of a whole object of one of `kinds`.
 
     Raises `CorruptObject` naming `key` if anything about it is wrong.
     """
-    header, body_length = _parse_header(key, data)
-    if header.kind not in kinds:
-        raise CorruptObject(key, f"it is a {header.kind.name.lower()} object")
-    if len(data) != HEADER_BYTES + body_length + CHECKSUM.size:
+    header, body_bytes = read_head(key, data, *kinds)
+    if len(data) != HEADER_BYTES + body_bytes + CHECKSUM.size:
         raise CorruptObject(key, f"it has {len(data)} bytes, and its header says otherwise")
-    body = memoryview(data)[HEADER_BYTES : HEADER_BYTES + body_length]
-    (expected,) = CHECKSUM.unpack_from(data, HEADER_BYTES + body_length)
+    body = memoryview(data)[HEADER_BYTES : HEADER_BYTES + body_bytes]
+    (expected,) = CHECKSUM.unpack_from(data, HEADER_BYTES + body_bytes)
     if checksum(body) != expected:
         raise CorruptObject(key, "the checksum of its body does not match")
     return header, body
 
 
-def _parse_header(key: str, data: bytes) -> tuple[Header, int]:
+def _parse_header(key: str, data: bytes | memoryview) -> tuple[Header, int]:
     if len(data) < HEADER_BYTES:
         raise CorruptObject(key, f"it is cut short at {len(data)} bytes")
     magic, kind, major, minor, _, number, epoch, writer_id, nonce, length = HEADER.unpack_from(data)

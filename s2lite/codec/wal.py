@@ -3,10 +3,13 @@
 The body of a WAL object (see `envelope` for what is around it):
 
     entries     back to back; each is  size u32 | xxh3-64 u64 | content (`size` bytes)
-    index       per entry:  stream id (16, zeros for a catalog change) | offset u64 | size u32
-    trailer     offset of the index u64 | number of entries u32
+    index       per entry:  stream id (16, zeros for a catalog change) | offset u64 | size u32 |
+                first seq_num u64 | end seq_num u64 | last timestamp u64 (zeros likewise)
+    trailer     xxh3-64 of the index u64 | offset of the index u64 | number of entries u32
 
-Offsets count from the start of the object, so that one entry can be fetched with one range read.
+Version 1.0 has neither the last three fields of the index nor the first of the trailer. Offsets
+count from the start of the object; offset and size in the index are those of the entry with the 12
+bytes before its content. The index is what tells which records are gone when an entry is damaged.
 The content of an entry begins with its type; all integers are unsigned and big-endian:
 
     1, append   flags u8 | stream id 16 | first seq_num u64 | count u32 |
@@ -19,8 +22,10 @@ Append flags: 1 the batch expires (else "expires at" is 0), 2 it moved the trim 
 fencing token. The payload is the serialised `records` field of the S2 API's `ReadBatch`.
 """
 
+import contextlib
 import struct
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import attrs
 
@@ -30,6 +35,7 @@ from s2lite.codec.envelope import (
     Header,
     ObjectKind,
     checksum,
+    read_head,
     seal,
     unseal,
 )
@@ -38,7 +44,9 @@ from s2lite.model.log import AppendEntry, LogEntry, StreamId
 from s2lite.model.records import SequencedBatch
 
 _FRAME = struct.Struct(">IQ")
-_INDEX = struct.Struct(">16sQI")
+_INDEX = struct.Struct(">16sQIQQQ")
+_INDEX_1_0 = struct.Struct(">16sQI")
+_INDEX_CHECKSUM = struct.Struct(">Q")
 _TRAILER = struct.Struct(">QI")
 _APPEND = struct.Struct(">BB16sQIQQIQQB")
 
@@ -47,88 +55,210 @@ _TYPE_CATALOG = 2
 _EXPIRES = 1
 _TRIMS = 2
 _FENCES = 4
-_NO_STREAM = bytes(16)
+_NO_STREAM = StreamId(bytes(16))
 
 ENTRY_OVERHEAD_BYTES = _FRAME.size + _APPEND.size + _INDEX.size
 """What an entry costs beyond its payload and fencing token."""
 
 
 @attrs.frozen
-class EntryLocation:
-    """Where an entry lies: the number of its WAL object, and its frame's offset and size there."""
+class LostEntry:
+    """What the index says of an entry that is damaged.
 
-    wal_number: int
-    offset: int
-    size: int
+    Without a stream it was a change of the catalog, or it is not known what, or how many, it was.
+    """
 
-    def is_followed_by(self, other: "EntryLocation") -> bool:
-        """Whether the other entry begins where this one ends."""
-        return self.wal_number == other.wal_number and self.offset + self.size == other.offset
-
-
-@attrs.frozen(eq=False)
-class LocatedEntry:
-    """An entry and where it lies."""
-
-    entry: LogEntry
-    location: EntryLocation
+    stream_id: StreamId | None
+    first_seq_num: int = 0
+    end_seq_num: int = 0
+    last_timestamp: int = 0
 
 
-def encode_wal_object(
-    header: Header, entries: Sequence[LogEntry]
-) -> tuple[bytes, list[LocatedEntry]]:
-    """The whole object, and where each entry lies in it."""
+@attrs.frozen
+class SalvagedWal:
+    """What a damaged WAL object still says.
+
+    `entries` are those that are whole, in their order; `lost` are all others; `error` says what is
+    wrong with the object. Nothing need be lost: the damage may be between the entries.
+    """
+
+    header: Header
+    entries: list[LogEntry]
+    lost: list[LostEntry]
+    error: CorruptObject
+
+
+def encode_wal_object(header: Header, entries: Sequence[LogEntry]) -> bytes:
+    """The whole object."""
     parts: list[bytes] = []
-    index: list[bytes] = []
-    located: list[LocatedEntry] = []
+    rows: list[bytes] = []
     offset = HEADER_BYTES
     for entry in entries:
         frame = _encode_entry(entry)
         size = sum(map(len, frame))
-        stream_id = entry.stream_id if isinstance(entry, AppendEntry) else _NO_STREAM
-        index.append(_INDEX.pack(stream_id, offset, size))
-        located.append(LocatedEntry(entry, EntryLocation(header.number, offset, size)))
+        rows.append(_INDEX.pack(*_IndexRow.of(entry, offset, size)))
         parts.extend(frame)
         offset += size
-    parts.extend(index)
-    parts.append(_TRAILER.pack(offset, len(entries)))
-    return seal(header, *parts), located
+    index = b"".join(rows)
+    trailer = _INDEX_CHECKSUM.pack(checksum(index)) + _TRAILER.pack(offset, len(entries))
+    return seal(header, *parts, index, trailer)
 
 
-def decode_wal_object(key: str, data: bytes) -> tuple[Header, list[LocatedEntry]]:
+def decode_wal_object(key: str, data: bytes) -> tuple[Header, list[LogEntry]]:
     """The header and entries of a WAL object, or of a fence, which is one without entries.
 
     Raises `CorruptObject` if any checksum, length or type in it is wrong.
     """
     header, body = unseal(key, data, ObjectKind.WAL, ObjectKind.FENCE)
-    return header, list(_decode_entries(key, header.number, data, body))
+    return header, list(_decode_entries(key, data, body))
 
 
-def _decode_entries(key: str, number: int, data: bytes, body: memoryview) -> Iterator[LocatedEntry]:
+def salvage_wal_object(key: str, data: bytes) -> SalvagedWal:
+    """What is left of an object that `decode_wal_object` refuses: every entry that verifies.
+
+    Raises `CorruptObject` if it cannot even be told whose object it is.
+    """
+    header, body_bytes = read_head(key, data, ObjectKind.WAL, ObjectKind.FENCE)
+    error = _damage(key, data)
+    if header.kind is ObjectKind.FENCE:
+        return SalvagedWal(header, [], [], error)
+    index = _find_index(header, data, HEADER_BYTES + body_bytes)
+    if index is not None and index.is_consistent:
+        entries, lost = _salvage_by_index(key, data, index)
+    else:
+        entries, lost = _salvage_by_walking(key, data, index)
+    return SalvagedWal(header, entries, lost, error)
+
+
+def _damage(key: str, data: bytes) -> CorruptObject:
+    try:
+        decode_wal_object(key, data)
+    except CorruptObject as error:
+        return error
+    raise AssertionError("there is nothing to salvage, the object is whole")
+
+
+def _decode_entries(key: str, data: bytes, body: memoryview) -> Iterator[LogEntry]:
     if len(body) < _TRAILER.size:
         raise CorruptObject(key, "its body is too short")
     end, count = _TRAILER.unpack_from(body, len(body) - _TRAILER.size)
     offset, view = HEADER_BYTES, memoryview(data)
     for _ in range(count):
         size = _frame_size(key, view[offset:end])
-        yield LocatedEntry(
-            decode_entry(key, view[offset : offset + size]), EntryLocation(number, offset, size)
-        )
+        yield _decode_entry(key, view[offset : offset + size])
         offset += size
     if offset != end:
         raise CorruptObject(key, "its entries do not end where its index begins")
 
 
-def decode_entry(key: str, frame: bytes | memoryview) -> LogEntry:
-    """One entry, from exactly the bytes that its location names.
+# --- what lies behind the entries -------------------------------------------------------------
 
-    Raises `CorruptObject` if they are not the whole, undamaged entry.
+
+class _IndexRow(NamedTuple):
+    stream_id: StreamId
+    offset: int
+    size: int
+    first_seq_num: int = 0
+    end_seq_num: int = 0
+    last_timestamp: int = 0
+
+    @classmethod
+    def of(cls, entry: LogEntry, offset: int, size: int) -> "_IndexRow":
+        if not isinstance(entry, AppendEntry):
+            return cls(_NO_STREAM, offset, size)
+        batch = entry.batch
+        return cls(
+            entry.stream_id,
+            offset,
+            size,
+            batch.first_seq_num,
+            batch.end_seq_num,
+            batch.last_timestamp,
+        )
+
+    def lost(self) -> LostEntry:
+        if self.stream_id == _NO_STREAM:
+            return LostEntry(None)
+        return LostEntry(self.stream_id, self.first_seq_num, self.end_seq_num, self.last_timestamp)
+
+
+@attrs.frozen
+class _Index:
+    """The index of an object that may be damaged: `end` is where it begins and the entries end."""
+
+    end: int
+    rows: list[_IndexRow]
+    is_verified: bool
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether its rows lie back to back: then they say truly where the entries are."""
+        starts = [row.offset for row in self.rows]
+        ends = [row.offset + row.size for row in self.rows]
+        return [*starts, self.end] == [HEADER_BYTES, *ends]
+
+
+def _find_index(header: Header, data: bytes, body_end: int) -> _Index | None:
+    """The index; None if it is not there, or not where the trailer says."""
+    has_checksum = header.version >= (1, 1)
+    row = _INDEX if has_checksum else _INDEX_1_0
+    index_end = body_end - _TRAILER.size - (_INDEX_CHECKSUM.size if has_checksum else 0)
+    if index_end < HEADER_BYTES or body_end > len(data):
+        return None
+    offset, count = _TRAILER.unpack_from(data, body_end - _TRAILER.size)
+    if offset + count * row.size != index_end:
+        return None
+    index = memoryview(data)[offset:index_end]
+    return _Index(
+        offset,
+        [_IndexRow(*fields) for fields in row.iter_unpack(index)],
+        has_checksum and checksum(index) == _INDEX_CHECKSUM.unpack_from(data, index_end)[0],
+    )
+
+
+def _salvage_by_index(
+    key: str, data: bytes, index: _Index
+) -> tuple[list[LogEntry], list[LostEntry]]:
+    entries: list[LogEntry] = []
+    lost: list[LostEntry] = []
+    view = memoryview(data)
+    for row in index.rows:
+        try:
+            entries.append(_decode_entry(key, view[row.offset : row.offset + row.size]))
+        except CorruptObject:
+            lost.append(row.lost())
+    return entries, lost if index.is_verified or not lost else [LostEntry(None)]
+
+
+def _salvage_by_walking(
+    key: str, data: bytes, index: _Index | None
+) -> tuple[list[LogEntry], list[LostEntry]]:
+    """Entry by entry, up to the first that is damaged.
+
+    Not further: its size may be what is damaged, and lead into the midst of another entry, where
+    the bytes are a client's and may be made to look like an entry.
     """
-    view = memoryview(frame)
-    if _frame_size(key, view) != len(view):
+    entries: list[LogEntry] = []
+    offset, view = HEADER_BYTES, memoryview(data)
+    end = len(data) if index is None else index.end
+    with contextlib.suppress(CorruptObject):
+        while offset < end:
+            size = _frame_size(key, view[offset:end])
+            entries.append(_decode_entry(key, view[offset : offset + size]))
+            offset += size
+    is_all = index is not None and (offset, len(entries)) == (index.end, len(index.rows))
+    return entries, [] if is_all else [LostEntry(None)]
+
+
+# --- entries ----------------------------------------------------------------------------------
+
+
+def _decode_entry(key: str, frame: memoryview) -> LogEntry:
+    """One entry, from exactly its bytes; raises `CorruptObject` if they are not."""
+    if _frame_size(key, frame) != len(frame):
         raise CorruptObject(key, "an entry is not as long as it says")
-    content = view[_FRAME.size :]
-    if checksum(content) != _FRAME.unpack_from(view)[1]:
+    content = frame[_FRAME.size :]
+    if checksum(content) != _FRAME.unpack_from(frame)[1]:
         raise CorruptObject(key, "the checksum of an entry does not match")
     match content[0] if content else None:
         case 1:

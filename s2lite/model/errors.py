@@ -194,6 +194,11 @@ class WriterFenced(StorageError):
 
     reason: str = "another server has taken over this storage path"
 
+    @classmethod
+    def by(cls, epoch: int) -> "WriterFenced":
+        """Fenced by the writer of this epoch."""
+        return cls(f"another server, of epoch {epoch}, has taken over this storage path")
+
     def __str__(self) -> str:
         return self.reason
 

@@ -7,9 +7,11 @@ order, make of it; applying an entry is deterministic and needs nothing but the 
 from typing import NewType
 
 import attrs
+import msgspec
 
 from s2lite.model.config import BasinConfig, StreamCipher, StreamConfig, StreamConfigLayer
 from s2lite.model.names import BasinName, StreamName
+from s2lite.model.positions import StreamPosition
 from s2lite.model.records import SequencedBatch
 
 StreamId = NewType("StreamId", bytes)
@@ -59,8 +61,37 @@ class StreamRecord:
     creation: StreamCreation | None = None
 
 
-@attrs.frozen(eq=False)
-class AppendEntry:
+@attrs.frozen
+class LostRange:
+    """Records in [start, end) that were acked and are gone, because what held them was damaged."""
+
+    start: int
+    end: int
+    reason: str
+
+
+class StreamState(msgspec.Struct, frozen=True, gc=False):
+    """All there is to know of a stream but its records, as of one moment.
+
+    A value: each change makes a new one, so whoever holds one holds a consistent view.
+    """
+
+    record: StreamRecord
+    tail: StreamPosition = StreamPosition.ZERO
+    fencing_token: str = ""
+    trim_point: int = 0
+    lost: tuple[LostRange, ...] = ()
+
+
+@attrs.frozen
+class CatalogFacts:
+    """Basins and streams, or changes to them: None stands for "removed"."""
+
+    basins: dict[BasinName, BasinRecord | None] = attrs.field(factory=dict)
+    streams: dict[StreamId, StreamState | None] = attrs.field(factory=dict)
+
+
+class AppendEntry(msgspec.Struct, frozen=True, eq=False, gc=False):
     """One appended batch, and what it changed of its stream's state.
 
     `expires_at_ms` is fixed when the batch is written; None means never. `fencing_token` and

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, TypeAlias
 
 import attrs
+import msgspec
 
 from s2lite.model.errors import InvalidInput
 from s2lite.model.limits import (
@@ -122,8 +123,7 @@ class AppendAck:
     tail: StreamPosition
 
 
-@attrs.frozen(eq=False)
-class SequencedBatch:
+class SequencedBatch(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A batch whose records have their positions: the unit of storage and of delivery.
 
     `payload` is the serialised `records` field of a protobuf `ReadBatch`; payloads of adjacent

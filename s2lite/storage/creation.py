@@ -37,7 +37,7 @@ class ObjectCreator:
     rng: random.Random
 
     async def create(
-        self, kind: ObjectKind, number: int, key: str, encode: Callable[[Header], bytes]
+        self, kind: ObjectKind, number: int, key: str, encode: Callable[[Header], bytes | bytearray]
     ) -> None:
         """Create the object `encode` makes for the header it is given; durable on return.
 
@@ -48,9 +48,9 @@ class ObjectCreator:
         """
         header = Header(kind, number, self.writer, nonce=self.rng.getrandbits(64))
         data = encode(header)
-        await retrying(key, lambda: self._attempt(key, header, data), self.rng)
+        await retrying(key, lambda: self._attempt(key, header, data), self.rng, len(data))
 
-    async def _attempt(self, key: str, header: Header, data: bytes) -> None:
+    async def _attempt(self, key: str, header: Header, data: bytes | bytearray) -> None:
         try:
             await self.store.put_new(key, data)
         except ObjectExists:
@@ -68,4 +68,4 @@ class ObjectCreator:
     def refuse_newer(self, taken: NumberTaken) -> None:
         """Raise `WriterFenced` if the number was taken by a writer that came after this one."""
         if taken.header.writer.epoch > self.writer.epoch:
-            raise WriterFenced from taken
+            raise WriterFenced.by(taken.header.writer.epoch) from taken

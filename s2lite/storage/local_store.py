@@ -179,7 +179,7 @@ class LocalObjectStore:
             store._closed = True
             os.close(store._lock)
 
-    async def put_new(self, key: str, data: bytes) -> None:
+    async def put_new(self, key: str, data: bytes | bytearray) -> None:
         """Create the object if there is none of that key. See `ObjectStore.put_new`."""
         check_key(key)
         self._puts[key] += 1
@@ -233,7 +233,7 @@ class LocalObjectStore:
 
     # --- in a worker thread -----------------------------------------------------------------
 
-    def _put(self, key: str, data: bytes) -> None:
+    def _put(self, key: str, data: bytes | bytearray) -> None:
         target = self._path(key)
         directory = os.path.dirname(target)
         with self._writing(key):
@@ -251,7 +251,7 @@ class LocalObjectStore:
         if taken:
             raise ObjectExists(key)
 
-    def _write_temporary(self, data: bytes) -> str:
+    def _write_temporary(self, data: bytes | bytearray) -> str:
         """Write the data to a new file under a name that is no object's, and fsync it."""
         path = f"{self.root}/{_STAGING_NAME}/{next(self._serials)}"
         descriptor = self._files.create(path)

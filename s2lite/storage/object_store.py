@@ -9,17 +9,16 @@ directory of another one (`a` and `a/b`), and nothing lives at or below `lock`: 
 not hold the former and needs the latter for itself. `check_key` and `check_prefix` refuse the rest
 with `ValueError`, because a wrong key is a mistake in this program and not a fault of the store.
 
-Stores over a network can be added behind the same protocol, with obstore's asynchronous calls run
-through trio-asyncio: they need `raised_as_ours`, `read_range`'s rules and the contract tests, and
-for them a cancelled put is ambiguous, which callers are told to expect already.
+Stores over a network are in `remote_store`; below are the store in memory, and what all stores that
+are made of obstore share: the translation of its errors, and the rules for ranges and listings.
 """
 
 import builtins
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 import obstore
@@ -36,6 +35,10 @@ from obstore.store import MemoryStore
 from obstore.store import ObjectStore as AnyObstore
 
 from s2lite.model.errors import StorageError
+from s2lite.storage.http_answers import Answer, find_answer, without_secrets
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta  # exists for type checkers only
 
 LOCK_NAME: Final = "lock"
 """The one top-level name that is no key: a store in a directory keeps its lock there."""
@@ -48,6 +51,35 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 _NO_RIGHTS = re.compile(r"\(os error (1|13)\)")
 """EPERM and EACCES: obstore has no class of its own for what a file system does not permit."""
+
+
+_NO_CREDENTIALS_NOW = "External AWS credential provider"
+"""Our own source of credentials failed. It had some at the start, so it may again."""
+
+_BUCKET_HINT = "create the bucket, or correct its name or the endpoint"
+_CREDENTIALS_HINT = "check the credentials"
+_RIGHTS_HINT = "the credentials need the rights to get, put, list and delete objects there"
+_REGION_HINT = "set AWS_REGION to the region of the bucket"
+_CONDITIONS_HINT = "the store must be able to put an object only if it does not exist yet"
+
+_HINTS = {
+    "NoSuchBucket": _BUCKET_HINT,
+    "ContainerNotFound": _BUCKET_HINT,
+    "InvalidBucketName": _BUCKET_HINT,
+    "InvalidAccessKeyId": _CREDENTIALS_HINT,
+    "InvalidClientTokenId": _CREDENTIALS_HINT,
+    "InvalidToken": _CREDENTIALS_HINT,
+    "SignatureDoesNotMatch": _CREDENTIALS_HINT,
+    "InvalidAuthenticationInfo": _CREDENTIALS_HINT,
+    "AuthenticationFailed": _CREDENTIALS_HINT,
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "AuthorizationHeaderMalformed": _REGION_HINT,
+    "PermanentRedirect": _REGION_HINT,
+}
+"""What to do about the error codes of stores that no retry helps against."""
+
+LIST_CHUNK: Final = 1000
+"""Objects per step of a listing: as many as a page of S3 has, and a few milliseconds of work."""
 
 
 @attrs.frozen
@@ -126,12 +158,13 @@ class ObjectStore(Protocol):
     whole or not at all, and whatever a call has shown (`ObjectExists` included) is durable.
 
     A cancelled `put_new` or `delete` may or may not have taken effect, as one that raised
-    `StoreUnavailable`; nothing partial is left behind in either case. Every call is a checkpoint.
+    `StoreUnavailable`; where the store is a server, it may do so even after the call has ended.
+    Nothing partial is left behind in either case. Every call is a checkpoint.
 
     All methods raise `StoreUnavailable` and `StoreRefused`, and `ValueError` for a malformed key.
     """
 
-    async def put_new(self, key: str, data: bytes) -> None:
+    async def put_new(self, key: str, data: bytes | bytearray) -> None:
         """Create the object if there is none of that key; durable and visible on return.
 
         Raises `ObjectExists` if the key is taken, whoever took it. After `StoreUnavailable` a
@@ -176,7 +209,7 @@ class MemoryObjectStore:
 
     _store: MemoryStore = attrs.field(factory=MemoryStore, init=False)
 
-    async def put_new(self, key: str, data: bytes) -> None:
+    async def put_new(self, key: str, data: bytes | bytearray) -> None:
         """Create the object if there is none of that key. See `ObjectStore.put_new`."""
         check_key(key)
         await trio.lowlevel.checkpoint()
@@ -245,23 +278,67 @@ def raised_as_ours(key: str) -> Iterator[None]:
     """Turn whatever obstore raises in the block into one of the port's errors about `key`."""
     try:
         yield
-    except (BaseError, OSError) as error:
+    except (BaseError, OSError, NotImplementedError) as error:
         raise translated(key, error) from error
 
 
-def translated(key: str, error: BaseError | OSError) -> StorageError:
+def translated(key: str, error: BaseError | OSError | NotImplementedError) -> StorageError:
     """Return the port's error for one that obstore raised while it worked on `key`."""
+    answer = find_answer(str(error))
+    if answer is not None:
+        return _answered(key, error, answer)
     match error:
         case AlreadyExistsError():
             return ObjectExists(key)
         case FileNotFoundError():
             return ObjectNotFound(key)
+        case UnauthenticatedError() if _NO_CREDENTIALS_NOW in str(error):
+            return StoreUnavailable(key, summary(error))
         case PermissionDeniedError() | UnauthenticatedError() | NotSupportedError():
-            return StoreRefused(key, _summary(error))
+            return StoreRefused(key, summary(error))
+        case NotImplementedError():
+            return StoreRefused(key, f"{summary(error)} ({_CONDITIONS_HINT})")
         case GenericError() if _NO_RIGHTS.search(str(error)):
-            return StoreRefused(key, _summary(error))
+            return StoreRefused(key, summary(error))
+        case GenericError() if "redirect without LOCATION" in str(error):
+            return StoreRefused(key, f"it is in another region: {_REGION_HINT}")
         case _:
-            return StoreUnavailable(key, _summary(error))
+            return StoreUnavailable(key, summary(error))
+
+
+def _answered(key: str, error: Exception, answer: Answer) -> StorageError:
+    """Return the port's error for an answer of a store's HTTP server.
+
+    A 409 is somebody else's put under way at this moment, which may yet fail: it is worth a retry,
+    except where (Azure) it is how a key that is taken is told.
+    """
+    hint = _hint_for(answer)
+    match answer.status:
+        case _ if hint:
+            return StoreRefused(key, f"{answer}; {hint}")
+        case 404 if isinstance(error, FileNotFoundError):
+            return ObjectNotFound(key)
+        case 409 if answer.code.endswith("AlreadyExists"):
+            return ObjectExists(key)
+        case 412 | 304 if isinstance(error, AlreadyExistsError):
+            return ObjectExists(key)
+        case _:
+            return StoreUnavailable(key, str(answer))
+
+
+def _hint_for(answer: Answer) -> str:
+    """What to do about an answer that a retry will not change; empty for all others."""
+    if answer.code in _HINTS:
+        return _HINTS[answer.code]
+    if answer.status == 404 and "bucket does not exist" in answer.message:
+        return _BUCKET_HINT
+    if answer.status == 501:
+        return _CONDITIONS_HINT
+    if answer.status == 401:
+        return _CREDENTIALS_HINT
+    if answer.status == 403 and not answer.code.lower().endswith("ratelimitexceeded"):
+        return _RIGHTS_HINT
+    return ""
 
 
 def read_object(store: AnyObstore, key: str) -> bytes:
@@ -298,20 +375,27 @@ def _check_size(store: AnyObstore, key: str, start: int, length: int) -> None:
 
 
 def list_objects(store: AnyObstore, prefix: str, start_after: str) -> list[ObjectInfo]:
-    """List a directory's objects, ascending, in the calling thread. Raises the port's errors.
-
-    What is no key is not ours (an operator's file, a `lost+found`) and is left out.
-    """
+    """List a directory's objects, ascending, in the calling thread. Raises the port's errors."""
+    found = []
     with raised_as_ours(prefix):
-        found = [
-            ObjectInfo(meta["path"], meta["size"], (meta["last_modified"] - _EPOCH) // _MILLISECOND)
-            for chunk in obstore.list(store, prefix or None, chunk_size=1000)
-            for meta in chunk
-            if meta["path"] > start_after and is_key(meta["path"])
-        ]
+        for chunk in obstore.list(store, prefix or None, chunk_size=LIST_CHUNK):
+            found += infos_in(chunk, start_after)
     return sorted(found, key=lambda info: info.key)
 
 
-def _summary(error: BaseException) -> str:
+def infos_in(chunk: "Sequence[ObjectMeta]", start_after: str) -> list[ObjectInfo]:
+    """What the port's listing says of a part of obstore's.
+
+    What is no key is not ours (an operator's file, a `lost+found`) and is left out.
+    """
+    return [
+        ObjectInfo(meta["path"], meta["size"], (meta["last_modified"] - _EPOCH) // _MILLISECOND)
+        for meta in chunk
+        if meta["path"] > start_after and is_key(meta["path"])
+    ]
+
+
+def summary(error: BaseException) -> str:
+    """The text of one of obstore's errors, without secrets and without what only repeats it."""
     # Below its first paragraph, an obstore message repeats itself as a Rust debug print.
-    return str(error).split("\n\n", 1)[0]
+    return without_secrets(str(error).split("\n\n", 1)[0])

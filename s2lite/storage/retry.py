@@ -14,6 +14,9 @@ T = TypeVar("T")
 ATTEMPT_SECONDS = 10.0
 """How long one attempt may take before it is given up as ambiguous and made again."""
 
+ATTEMPT_BYTES_PER_SECOND = 1024 * 1024
+"""How slow the transfer itself may be: an attempt has so much longer the more it moves."""
+
 DEADLINE_SECONDS = 60.0
 """How long a request is retried; a store that is away for longer stops the server."""
 
@@ -21,17 +24,22 @@ FIRST_BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 2.0
 
 
-async def retrying(what: str, attempt: Callable[[], Awaitable[T]], rng: random.Random) -> T:
+async def retrying(
+    what: str, attempt: Callable[[], Awaitable[T]], rng: random.Random, size_bytes: int = 0
+) -> T:
     """What the first attempt that succeeds returns; `what` names the request in errors.
+
+    `size_bytes` is how much an attempt moves, where that may take a while.
 
     Raises `StorageFailed` if none does before the deadline or the store refuses, and at once
     whatever else an attempt raises. Attempts that failed may have taken effect.
     """
     deadline = trio.current_time() + DEADLINE_SECONDS
+    attempt_seconds = ATTEMPT_SECONDS + size_bytes / ATTEMPT_BYTES_PER_SECOND
     backoff = FIRST_BACKOFF_SECONDS
     while True:
         try:
-            with trio.fail_after(ATTEMPT_SECONDS):
+            with trio.fail_after(attempt_seconds):
                 return await attempt()
         except StoreRefused as error:
             raise StorageFailed(str(error)) from error

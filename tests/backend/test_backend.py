@@ -77,12 +77,12 @@ def ask(nursery: trio.Nursery, request: Callable[[], Awaitable[object]]) -> Aske
     return asked
 
 
-def list_basins(backend: Backend) -> list[str]:
-    return [info.name for info in backend.list_basins(ListRequest()).items]
+async def list_basins(backend: Backend) -> list[str]:
+    return [info.name for info in (await backend.list_basins(ListRequest())).items]
 
 
-def list_streams(backend: Backend) -> list[str]:
-    return [info.name for info in backend.list_streams(BASIN, ListRequest()).items]
+async def list_streams(backend: Backend) -> list[str]:
+    return [info.name for info in (await backend.list_streams(BASIN, ListRequest())).items]
 
 
 # --- concurrency -------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ async def test_many_requests_share_a_commit(store: FakeObjectStore) -> None:
                 name = StreamName(f"s{number}")
                 ask(nursery, lambda name=name: backend.create_stream(BASIN, name, EMPTY, None))  # type: ignore[misc]  # bound early
         assert len(store.operations(Op.PUT_NEW)) - before <= 3
-        assert len(list_streams(backend)) == 100
+        assert len(await list_streams(backend)) == 100
 
 
 # --- answers wait for what they rest on ----------------------------------------------------------
@@ -153,9 +153,9 @@ async def test_no_answer_of_any_kind_reveals_what_is_not_durable(store: FakeObje
             await wait_all_tasks_blocked()
             assert not creating.done
             assert not any(each.done for each in waiting)
-            assert list_streams(backend) == []
+            assert await list_streams(backend) == []
             with pytest.raises(StreamNotFound):
-                backend.stream_config(BASIN, STREAM)
+                await backend.stream_config(BASIN, STREAM)
             with pytest.raises(StreamNotFound):
                 await backend.delete_stream(BASIN, STREAM)
             gate.release()
@@ -179,10 +179,10 @@ async def test_a_config_is_shown_and_obeyed_once_it_is_durable(store: FakeObject
             patching = ask(nursery, lambda: backend.reconfigure_stream(BASIN, STREAM, change))
             await wait_all_tasks_blocked()
             assert not patching.done
-            assert backend.stream_config(BASIN, STREAM) == StreamConfig()
+            assert await backend.stream_config(BASIN, STREAM) == StreamConfig()
             gate.release()
         expected = StreamConfig(timestamping_mode=TimestampingMode.CLIENT_REQUIRE)
-        assert patching.answer == backend.stream_config(BASIN, STREAM) == expected
+        assert patching.answer == await backend.stream_config(BASIN, STREAM) == expected
         with pytest.raises(InvalidInput):
             await stream.append(append_of("no timestamp"))
 
@@ -204,7 +204,7 @@ async def test_a_decision_builds_on_those_that_are_not_durable_yet(
                 await wait_all_tasks_blocked()
             gate.release()
         expected = attrs.evolve(ON_BOTH, stream_cipher=StreamCipher.AEGIS_256)
-        assert backend.basin_config(BASIN) == expected
+        assert await backend.basin_config(BASIN) == expected
 
 
 async def test_a_stream_that_is_created_and_a_basin_that_is_deleted_at_once_agree(
@@ -295,20 +295,20 @@ async def test_a_restart_finds_everything_as_it_was(store: FakeObjectStore) -> N
         await backend.create_stream(BASIN, STREAM, layer, "again")
         await backend.ensure_basin(OTHER, BasinConfig())
         await backend.delete_basin(OTHER)
-        before = _everything(backend)
+        before = await _everything(backend)
     async with running_backend(store, seed=1) as backend:
         await wait_all_tasks_blocked()
-        assert _everything(backend) == before
+        assert await _everything(backend) == before
         assert (await backend.create_basin(BASIN, ON_BOTH, "token")).result is NOOP
         assert (await backend.create_stream(BASIN, STREAM, layer, "again")).result is NOOP
 
 
-def _everything(backend: Backend) -> list[object]:
+async def _everything(backend: Backend) -> list[object]:
     return [
-        [info for info in backend.list_basins(ListRequest()).items if info.name == BASIN],
-        backend.list_streams(BASIN, ListRequest()),
-        backend.basin_config(BASIN),
-        backend.stream_config(BASIN, STREAM),
+        [info for info in (await backend.list_basins(ListRequest())).items if info.name == BASIN],
+        await backend.list_streams(BASIN, ListRequest()),
+        await backend.basin_config(BASIN),
+        await backend.stream_config(BASIN, STREAM),
     ]
 
 
@@ -321,7 +321,7 @@ async def test_an_orderly_end_makes_durable_what_was_asked_for(
         await trio.sleep(0.1)
         nursery.cancel_scope.cancel()
     async with running_backend(store, seed=1) as backend:
-        assert list_basins(backend) == [BASIN]
+        assert await list_basins(backend) == [BASIN]
 
 
 async def test_only_an_orderly_end_is_recorded_as_one(store: FakeObjectStore) -> None:
@@ -375,12 +375,12 @@ async def test_each_purpose_has_its_flag(purpose: Purpose, allowed: bool) -> Non
         await backend.create_basin(BASIN, config, None)
         if allowed:
             handle = await backend.open_stream(BASIN, STREAM, purpose)
-            assert handle.check_tail() == StreamPosition.ZERO
-            assert list_streams(backend) == [STREAM]
+            assert await handle.check_tail() == StreamPosition.ZERO
+            assert await list_streams(backend) == [STREAM]
         else:
             with pytest.raises(StreamNotFound):
                 await backend.open_stream(BASIN, STREAM, purpose)
-            assert list_streams(backend) == []
+            assert await list_streams(backend) == []
 
 
 async def test_a_missing_basin_is_not_found_whatever_is_asked_of_it() -> None:
@@ -398,12 +398,12 @@ async def test_a_missing_basin_is_not_found_whatever_is_asked_of_it() -> None:
             with pytest.raises(BasinNotFound):
                 await request()
         with pytest.raises(StreamNotFound):
-            backend.stream_config(BASIN, STREAM)
+            await backend.stream_config(BASIN, STREAM)
         with pytest.raises(StreamNotFound):
             await backend.delete_stream(BASIN, STREAM)
         with pytest.raises(BasinNotFound):
-            backend.basin_config(BASIN)
-        assert list_streams(backend) == []
+            await backend.basin_config(BASIN)
+        assert await list_streams(backend) == []
 
 
 async def test_an_auto_created_stream_has_its_basins_defaults_and_cipher() -> None:
@@ -418,7 +418,7 @@ async def test_an_auto_created_stream_has_its_basins_defaults_and_cipher() -> No
             BASIN, STREAM, Purpose.APPEND, StreamConfigLayer(storage_class=StorageClass.STANDARD)
         )
         assert handle.cipher is StreamCipher.AES_256_GCM
-        assert backend.stream_config(BASIN, STREAM) == StreamConfig(
+        assert await backend.stream_config(BASIN, STREAM) == StreamConfig(
             StorageClass.STANDARD, timestamping_mode=TimestampingMode.ARRIVAL
         )
 
@@ -440,7 +440,7 @@ async def test_of_many_first_appends_one_creates_the_stream_and_all_succeed(
                     nursery.start_soon(first_append, number)
             handle = await open_stream(backend)
             assert sorted(await read_all(handle)) == [str(number) for number in range(10)]
-            assert len(list_streams(backend)) == 1
+            assert len(await list_streams(backend)) == 1
 
 
 async def test_a_flag_that_is_switched_off_holds_for_the_next_miss() -> None:

@@ -30,6 +30,7 @@ from s2lite.model.positions import StreamPosition
 from s2lite.model.reads import DeliveredBatch, FromSeqNum, ReadRequest
 from s2lite.model.records import AppendAck, AppendInput, Fence, Trim
 from s2lite.settings import Settings
+from s2lite.storage.layout import Layout
 from s2lite.storage.object_store import StoreUnavailable
 from tests.backend.world import BASIN, append_of, open_stream
 from tests.fakes.backend import START_MS, running_backend
@@ -162,7 +163,7 @@ class Client:
                 raise AssertionError("it was created twice") from None
         self.candidates = [Model()]
         stream = await open_stream(backend, self.name)
-        assert stream.check_tail() == StreamPosition.ZERO
+        assert await stream.check_tail() == StreamPosition.ZERO
 
     async def _delete(self, backend: Backend) -> None:
         assert self.model is not None
@@ -177,7 +178,7 @@ class Client:
         start = self.rng.randint(0, len(model.items))
         assert await read(backend, self.name, start) == model.records(start)
         stream = await open_stream(backend, self.name, Purpose.READ)
-        assert stream.check_tail().seq_num == len(model.items)
+        assert (await stream.check_tail()).seq_num == len(model.items)
         self.reads += 1
 
     async def _append(self, backend: Backend) -> None:
@@ -281,8 +282,8 @@ class Administrator:
             self.acked = self.asked
             await trio.sleep(self.rng.uniform(0, 0.5))
 
-    def resolve(self, backend: Backend) -> None:
-        config = backend.basin_config(BASIN).default_stream_config
+    async def resolve(self, backend: Backend) -> None:
+        config = (await backend.basin_config(BASIN)).default_stream_config
         found = config.delete_on_empty_min_age_seconds or 0
         assert found in (self.acked, self.asked)
         self.acked = found
@@ -316,7 +317,7 @@ class Life:
         for number in range(6):
             settings = Settings(
                 wal_in_flight=self.rng.randint(1, 4),
-                memtable_payload_bytes=self.rng.choice([0, 500, 10**6]),
+                layout=Layout(memtable_bytes=self.rng.choice([1, 3000, 10**6])),
                 stream_idle_seconds=self.rng.choice([0.2, 60.0]),
             )
             async with running_backend(
@@ -333,7 +334,7 @@ class Life:
         await trio.sleep(1)
         for client in self.clients:
             await client.resolve(backend)
-        self.administrator.resolve(backend)
+        await self.administrator.resolve(backend)
 
     async def _one_server(self, backend: Backend) -> None:
         crashed: FakeObjectStore | None = None

@@ -10,23 +10,29 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from actors import ActorSpec, RestartsExhausted, open_supervisor
+from actors.testing import VirtualClock
 from s2lite.backend.catalog import Catalog, DurableState
+from s2lite.backend.engine import NO_RESTART
 from s2lite.backend.storage_actor import (
     STORAGE_MAILBOX_CAPACITY,
-    TARGET_OBJECT_BYTES,
     StorageActor,
     StorageClient,
     StorageStatus,
     Submit,
+    Written,
 )
 from s2lite.codec.envelope import WriterIdentity
 from s2lite.model.config import BasinConfig
 from s2lite.model.errors import StorageError, StorageFailed, WriterFenced
-from s2lite.model.log import BasinCreated, BasinRecord, BasinRemoved
+from s2lite.model.log import AppendEntry, BasinCreated, BasinRecord, BasinRemoved, StreamId
 from s2lite.model.names import BasinName
-from s2lite.server import NO_RESTART
+from s2lite.model.records import SequencedBatch
 from s2lite.storage.creation import ObjectCreator
+from s2lite.storage.damage import Damage
+from s2lite.storage.layout import Layout
 from s2lite.storage.memtable import Memtable
+from s2lite.storage.ownership import WRITES_PROVEN_SECONDS, Ownership
+from s2lite.storage.pacing import BURST, Pacing
 from s2lite.storage.wal import read_wal, wal_key, write_fence
 from tests.fakes.object_store import FakeObjectStore, Fault, Latency, Op
 
@@ -42,6 +48,8 @@ class Writer:
     store: FakeObjectStore
     client: StorageClient
     state: DurableState
+    ownership: Ownership
+    clock: VirtualClock
     announced: list[tuple[str, StorageError | None]] = attrs.field(factory=list)
 
     def submit(self, *names: str) -> None:
@@ -72,20 +80,33 @@ class Writer:
 
 @asynccontextmanager
 async def running(
-    store: FakeObjectStore | None = None, wal_in_flight: int = 1, first_number: int = 0
+    store: FakeObjectStore | None = None,
+    wal_in_flight: int = 1,
+    first_number: int = 0,
+    *,
+    pacing: Pacing | None = None,
+    layout: Layout | None = None,
+    lease_seconds: float | None = None,
 ) -> AsyncIterator[Writer]:
-    store = store or FakeObjectStore(Random(1))
+    store, clock = store or FakeObjectStore(Random(1)), VirtualClock()
     creator = ObjectCreator(store, WriterIdentity(1, bytes(16)), Random(1))
-    state, status = DurableState(Catalog(), Memtable()), StorageStatus()
+    ownership = Ownership(store, clock, creator.writer, lambda: 1, Random(1), lease_seconds)
+    ownership.proved(ownership.now())
+    memtable = Memtable(layout or Layout(), first_number)
+    state, status = DurableState(Catalog(), memtable, Damage()), StorageStatus()
     spec = ActorSpec(
         "log writer",
-        lambda: StorageActor(creator, state, status, first_number, wal_in_flight),
+        lambda: StorageActor(
+            creator, ownership, state, status, first_number, wal_in_flight, pacing or Pacing()
+        ),
         NO_RESTART,
         STORAGE_MAILBOX_CAPACITY,
     )
     async with open_supervisor("storage") as supervisor:
         ref = await supervisor.start(spec)
-        yield Writer(store, StorageClient(ref, status), state)
+        client = StorageClient(ref, status)
+        ownership.on_fenced = client.fail
+        yield Writer(store, client, state, ownership, clock)
 
 
 def names(count: int) -> list[str]:
@@ -165,9 +186,8 @@ async def test_the_log_holds_the_submissions_in_their_order() -> None:
         await wait_all_tasks_blocked()
         found = []
         for number in (7, 8):
-            _, located = await read_wal(writer.store, number)
-            found += [each.entry.record.name for each in located
-                      if isinstance(each.entry, BasinCreated)]  # fmt: skip
+            _, entries = await read_wal(writer.store, number)
+            found += [each.record.name for each in entries if isinstance(each, BasinCreated)]
         assert found == ["first", *names(5), "x", "y"]
 
 
@@ -176,7 +196,7 @@ async def test_an_object_is_closed_at_its_target_size() -> None:
         gate = writer.store.hold(wal_key(0))
         writer.submit("first")
         await gate.wait_held()
-        size = TARGET_OBJECT_BYTES // 4 + 1
+        size = Layout().wal_object_bytes // 4 + 1
         for name in names(7):
             writer.client.ref.tell_nowait(_sized(writer, name, size))
         gate.release()
@@ -190,7 +210,7 @@ async def test_a_submission_above_the_target_size_is_an_object_of_its_own() -> N
         gate = writer.store.hold(wal_key(0))
         writer.submit("first")
         await gate.wait_held()
-        for name, size in (("small", 1), ("huge", TARGET_OBJECT_BYTES * 2), ("tiny", 1)):
+        for name, size in (("small", 1), ("huge", Layout().wal_object_bytes * 2), ("tiny", 1)):
             writer.client.ref.tell_nowait(_sized(writer, name, size))
         gate.release()
         await wait_all_tasks_blocked()
@@ -274,6 +294,161 @@ async def test_under_random_latencies_announcements_keep_the_order(
         assert 10 < len(writer.puts) < 150
 
 
+# --- pacing -------------------------------------------------------------------------------------
+
+
+async def test_the_first_submissions_after_a_pause_do_not_wait(autojump_clock: MockClock) -> None:
+    async with running(pacing=Pacing(1.0)) as writer:
+        for name in names(BURST):
+            writer.submit(name)
+            await wait_all_tasks_blocked()
+        assert writer.durable == names(BURST)
+        assert trio.current_time() == 0.0
+
+
+async def test_under_steady_load_objects_are_an_interval_apart(autojump_clock: MockClock) -> None:
+    async with running(pacing=Pacing(1.0), wal_in_flight=4) as writer:
+        for name in names(1000):
+            writer.submit(name)
+            await trio.sleep(0.1)
+        assert BURST + 98 <= len(writer.puts) <= BURST + 102
+        await writer.client.settle()
+        assert writer.durable == names(1000)
+
+
+async def test_an_object_that_is_full_does_not_wait(autojump_clock: MockClock) -> None:
+    async with running(pacing=Pacing(1000.0, burst=1)) as writer:
+        size = Layout().wal_object_bytes // 4
+        for name in names(10):
+            writer.client.ref.tell_nowait(_sized(writer, name, size))
+            await wait_all_tasks_blocked()
+        assert writer.durable == names(9)
+        assert len(writer.puts) == 3
+        await trio.sleep(1001)
+        assert writer.durable == names(10)
+
+
+# --- falling behind -----------------------------------------------------------------------------
+
+TWO_OBJECTS = Layout(wal_objects=2)
+"""A flush is due after every two objects."""
+
+
+async def test_while_the_memtable_is_full_twice_over_nothing_is_written(
+    autojump_clock: MockClock,
+) -> None:
+    async with running(layout=TWO_OBJECTS) as writer:
+        memtable, status = writer.state.memtable, writer.client.status
+        for name in ("a", "b"):
+            writer.submit(name)
+            await wait_all_tasks_blocked()
+        assert memtable.flush_due
+        memtable.freeze()
+        for name in ("c", "d", "e", "f"):
+            writer.submit(name)
+            await wait_all_tasks_blocked()
+        assert memtable.stalled
+        assert writer.durable == ["a", "b", "c", "d"]
+        assert len(writer.puts) == 4
+        stalled = [(status.stalled_since, status.stalled_seconds)]
+
+        await trio.sleep(3)
+        memtable.release()
+        writer.client.flushed()
+        await wait_all_tasks_blocked()
+        assert writer.durable == ["a", "b", "c", "d", "e", "f"]
+        assert len(writer.puts) == 5
+        stalled.append((status.stalled_since, status.stalled_seconds))
+        assert stalled == [(0.0, 0.0), (None, 3.0)]
+
+
+async def test_a_flush_that_ends_while_nothing_waits_starts_nothing() -> None:
+    async with running(layout=TWO_OBJECTS) as writer:
+        writer.client.flushed()
+        await wait_all_tasks_blocked()
+        assert writer.puts == []
+
+
+async def test_the_memtable_is_told_when_an_object_has_been_applied_completely() -> None:
+    async with running(wal_in_flight=2, first_number=5) as writer:
+        gate = writer.store.hold(wal_key(5))
+        for name in ("a", "b"):
+            writer.submit(name)
+            await wait_all_tasks_blocked()
+        assert writer.state.memtable.wal_end == 5
+        gate.release()
+        await wait_all_tasks_blocked()
+        assert writer.state.memtable.wal_end == 7
+
+
+# --- proofs of ownership ------------------------------------------------------------------------
+
+
+async def test_behind_a_lock_only_objects_are_put(autojump_clock: MockClock) -> None:
+    async with running() as writer:
+        for name in names(3):
+            writer.submit(name)
+            await wait_all_tasks_blocked()
+            writer.clock.suspend(24 * 3600)
+        assert [each.op for each in writer.store.log] == [Op.PUT_NEW] * 3
+
+
+async def test_an_announced_object_renews_the_lease(autojump_clock: MockClock) -> None:
+    async with running(lease_seconds=1.0) as writer:
+        await trio.sleep(5)
+        writer.submit("a")
+        await wait_all_tasks_blocked()
+        assert writer.ownership.is_current
+        assert [each.op for each in writer.store.log] == [Op.PUT_NEW]
+
+
+@pytest.mark.parametrize(("age", "current"), [(0.9, True), (1.1, False)])
+async def test_the_lease_counts_from_the_start_of_the_newest_object_announced(
+    autojump_clock: MockClock, age: float, current: bool
+) -> None:
+    async with running(wal_in_flight=2, lease_seconds=1.0) as writer:
+        await trio.sleep(5)
+        gate = writer.store.hold(wal_key(0), after_effect=True)
+        writer.submit("a")
+        await trio.sleep(3)
+        writer.submit("b")
+        await trio.sleep(age)
+        gate.release()
+        await wait_all_tasks_blocked()
+        assert writer.durable == ["a", "b"]
+        assert writer.ownership.is_current is current
+
+
+async def test_an_object_that_waits_for_an_older_one_proves_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    async with running(wal_in_flight=2, lease_seconds=1.0) as writer:
+        await trio.sleep(5)
+        gate = writer.store.hold(wal_key(0))
+        for name in ("a", "b"):
+            writer.submit(name)
+            await wait_all_tasks_blocked()
+        assert wal_key(1) in writer.store.objects
+        assert not writer.ownership.is_current
+        gate.release()
+
+
+async def test_a_minute_after_the_last_proof_the_manifests_are_read_before_the_ack(
+    autojump_clock: MockClock,
+) -> None:
+    async with running(lease_seconds=1.0) as writer:
+        writer.clock.suspend(WRITES_PROVEN_SECONDS + 1)
+        gate = writer.store.hold("manifest/", Op.GET_RANGE)
+        writer.submit("a")
+        await gate.wait_held()
+        assert wal_key(0) in writer.store.objects
+        assert writer.durable == []
+        assert writer.client.ref.idle, "the actor goes on meanwhile"
+        gate.release()
+        await wait_all_tasks_blocked()
+        assert writer.durable == ["a"]
+
+
 # --- settling -----------------------------------------------------------------------------------
 
 
@@ -310,6 +485,48 @@ async def test_settling_does_not_wait_for_what_is_submitted_after(
         with trio.fail_after(3):
             await writer.client.settle()
         nursery.cancel_scope.cancel()
+
+
+async def test_settling_a_stream_waits_for_its_own_batches_only(autojump_clock: MockClock) -> None:
+    async with running() as writer:
+        gates = [writer.store.hold(wal_key(number)) for number in range(3)]
+        mine, other, idle = (StreamId(bytes([number]) * 16) for number in range(3))
+        done: list[str] = []
+
+        async def settling(name: str, stream_id: StreamId | None) -> None:
+            await (
+                writer.client.settle()
+                if stream_id is None
+                else writer.client.settle_stream(stream_id)
+            )
+            done.append(name)
+
+        async with trio.open_nursery() as nursery:
+            for stream_id in (mine, other, mine):
+                writer.client.submit([batch_of(stream_id)], lambda error: None)
+                await wait_all_tasks_blocked()
+                if stream_id is mine:
+                    nursery.start_soon(settling, f"mine {len(done)}", mine)
+                nursery.start_soon(settling, "idle", idle)
+                await wait_all_tasks_blocked()
+            nursery.start_soon(settling, "other", other)
+            nursery.start_soon(settling, "all", None)
+            await wait_all_tasks_blocked()
+            assert done == ["idle"] * 3
+            gates[0].release()
+            await wait_all_tasks_blocked()
+            nursery.start_soon(settling, "mine later", mine)
+            await wait_all_tasks_blocked()
+            assert done[3:] == ["mine 0"]
+            gates[1].release()
+            await wait_all_tasks_blocked()
+            # The second and third submission shared an object.
+            assert sorted(done[4:]) == ["all", "mine 2", "mine later", "other"]
+        await writer.client.settle_stream(mine)
+
+
+def batch_of(stream_id: StreamId) -> AppendEntry:
+    return AppendEntry(stream_id, SequencedBatch(0, 1, 0, 0, 8, b"payload"))
 
 
 # --- failure --------------------------------------------------------------------------------------
@@ -402,3 +619,38 @@ async def test_a_removal_is_applied_with_the_rest_of_its_submission() -> None:
         await wait_all_tasks_blocked()
         assert done == [None]
         assert writer.state.catalog.basin(BasinName("gone")) is None
+
+
+async def test_a_reader_that_finds_a_newer_writer_stops_this_one(
+    autojump_clock: MockClock,
+) -> None:
+    refused: list[StorageError] = []
+
+    async def scenario(writer: Writer) -> None:
+        writer.submit("before")
+        await wait_all_tasks_blocked()
+        gate = writer.store.hold(wal_key(1), after_effect=True)
+        writer.submit("in flight")
+        await gate.wait_held()
+        writer.submit("queued")
+        await wait_all_tasks_blocked()
+        # The write is done, but the log writer has not heard of it yet.
+        writer.client.ref.tell_nowait(Written(1, writer.ownership.now()))
+        writer.ownership.lose(WriterFenced.by(2))
+        writer.submit("after")
+        try:
+            await writer.ownership.ensure_current()
+        except WriterFenced as error:
+            refused.append(error)
+
+    writer, cause = await until_it_fails(scenario)
+    assert isinstance(cause, WriterFenced)
+    assert "epoch 2" in str(cause)
+    assert refused == [cause]
+    assert writer.durable == ["before"]
+    assert sorted(label for label, _ in writer.announced) == [
+        "after",
+        "before",
+        "in flight",
+        "queued",
+    ]

@@ -21,7 +21,9 @@ from s2lite.model.log import (
     BasinRecord,
     BasinRemoved,
     CatalogChange,
+    CatalogFacts,
     LogEntry,
+    LostRange,
     StreamCreated,
     StreamCreation,
     StreamDeleted,
@@ -29,8 +31,11 @@ from s2lite.model.log import (
     StreamReconfigured,
     StreamRecord,
     StreamRemoved,
+    StreamState,
 )
+from s2lite.model.manifest import Manifest, ObjectId, Run, SegmentInfo, StreamKey
 from s2lite.model.names import BasinName, StreamName
+from s2lite.model.positions import StreamPosition
 from s2lite.model.records import SequencedBatch
 
 U32 = st.integers(0, 2**32 - 1)
@@ -93,10 +98,54 @@ catalog_changes: st.SearchStrategy[CatalogChange] = st.one_of(
     st.builds(StreamRemoved, stream_ids),
 )
 
+stream_states = st.builds(
+    StreamState,
+    stream_records,
+    st.builds(StreamPosition, U64, U64),
+    tokens,
+    U64,
+    st.lists(st.builds(LostRange, U64, U64, TEXT), max_size=2).map(tuple),
+)
+
+
+def catalog_facts(max_rows: int = 6) -> st.SearchStrategy[CatalogFacts]:
+    """Basins and streams under their own names and ids, and others that were removed."""
+    return st.builds(
+        lambda basins, gone_basins, streams, gone_streams: CatalogFacts(
+            {**dict.fromkeys(gone_basins), **{record.name: record for record in basins}},
+            {**dict.fromkeys(gone_streams), **{each.record.stream_id: each for each in streams}},
+        ),
+        st.lists(basin_records, max_size=max_rows),
+        st.lists(basin_names, max_size=max_rows),
+        st.lists(stream_states, max_size=max_rows),
+        st.lists(stream_ids, max_size=max_rows),
+    )
+
+
+object_ids = st.builds(ObjectId, U64, U64)
+stream_keys = st.builds(StreamKey, stream_ids, U64)
+segment_infos = st.builds(
+    SegmentInfo, object_ids, U64, U64, stream_keys, stream_keys, st.none() | U64, st.none() | U64
+)
+manifests = st.builds(
+    Manifest,
+    U64,
+    st.integers(1, 2**64 - 1),
+    st.lists(st.builds(Run, U32, st.lists(segment_infos, max_size=3).map(tuple)), max_size=3).map(
+        tuple
+    ),
+    st.lists(object_ids, max_size=3).map(tuple),
+    st.none() | U64,
+    st.booleans(),
+)
+
+batches = st.builds(SequencedBatch, U64, U32, U64, U64, U32, st.binary(max_size=60)).filter(
+    lambda batch: batch.end_seq_num < 2**64
+)
 append_entries = st.builds(
     AppendEntry,
     stream_ids,
-    st.builds(SequencedBatch, U64, U32, U64, U64, U32, st.binary(max_size=60)),
+    batches,
     st.none() | U64,
     st.none() | tokens,
     st.none() | U64,

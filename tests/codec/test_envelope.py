@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2lite.codec.envelope import (
+    CHECKSUM,
+    FORMAT_VERSIONS,
     HEADER_BYTES,
     Header,
     ObjectKind,
     WriterIdentity,
+    checksum,
+    encode_head,
+    read_head,
     read_header,
     seal,
     unseal,
@@ -50,12 +55,28 @@ def test_what_was_sealed_is_unsealed(header: Header, body: bytes) -> None:
 
 def test_the_layout_is_the_documented_one() -> None:
     data = seal(HEADER, b"body")
-    assert data[:8] == b"S2LT\x01\x01\x00\x00"
+    assert data[:8] == b"S2LT\x01\x01\x01\x00"
     assert data[8:24] == struct.pack(">QQ", 7, 3)
     assert data[24:40] == bytes(range(16))
     assert data[40:56] == struct.pack(">QQ", 0xDEADBEEF, 4)
     assert data[56:64] == xxhash.xxh3_64_digest(data[:56])
     assert data[64:] == b"body" + xxhash.xxh3_64_digest(b"body")
+
+
+@given(headers, st.lists(st.binary(max_size=20), max_size=4))
+def test_an_object_put_together_in_steps_is_the_one_that_is_sealed(
+    header: Header, pieces: list[bytes]
+) -> None:
+    body = b"".join(pieces)
+    by_hand = encode_head(header, len(body)) + body + CHECKSUM.pack(checksum(*pieces))
+    assert by_hand == seal(header, *pieces) == seal(header, body)
+
+
+@pytest.mark.parametrize("kind", ObjectKind)
+def test_an_object_says_which_version_of_its_kind_was_written(kind: ObjectKind) -> None:
+    header = Header(kind, 7, WRITER, nonce=1)
+    assert header.version == FORMAT_VERSIONS[kind]
+    assert read_header(KEY, seal(header, b"")).version == FORMAT_VERSIONS[kind]
 
 
 def test_a_flip_of_any_bit_is_found() -> None:
@@ -101,9 +122,23 @@ def test_an_object_of_something_else_is_refused() -> None:
         unseal(KEY, with_head(seal(HEADER, b""), 0, b"PNG!"), ObjectKind.WAL)
 
 
+def test_a_head_is_read_of_what_is_damaged_behind_it() -> None:
+    data = seal(HEADER, b"body")
+    for damaged in (data[:HEADER_BYTES], data[:-3], data[:66] + b"??" + data[68:]):
+        assert read_head(KEY, damaged, ObjectKind.WAL) == (HEADER, 4)
+    with pytest.raises(CorruptObject, match="it is a wal object"):
+        read_head(KEY, data, ObjectKind.CATALOG)
+
+
+def test_an_older_major_version_is_read() -> None:
+    header = Header(ObjectKind.MANIFEST, 7, WRITER, nonce=1, version=(1, 0))
+    found, body = unseal(KEY, seal(header, b"{}"), ObjectKind.MANIFEST)
+    assert (found, bytes(body)) == (header, b"{}")
+
+
 def test_a_newer_major_version_is_refused_with_a_reason() -> None:
     data = with_head(seal(HEADER, b"body"), 5, b"\x02")
-    with pytest.raises(CorruptObject, match=r"format version 2\.0 is newer than this server reads"):
+    with pytest.raises(CorruptObject, match=r"format version 2\.1 is newer than this server reads"):
         read_header(KEY, data)
 
 

@@ -200,11 +200,11 @@ class FakeObjectStore:
 
     # --- the port ---------------------------------------------------------------------------
 
-    async def put_new(self, key: str, data: bytes) -> None:
+    async def put_new(self, key: str, data: bytes | bytearray) -> None:
         """See `ObjectStore.put_new`."""
         check_key(key)
-        data = bytes(data)
-        await self._perform(Op.PUT_NEW, key, lambda: self._put(key, data))
+        content = bytes(data)
+        await self._perform(Op.PUT_NEW, key, lambda: self._put(key, content))
 
     async def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""

@@ -5,10 +5,13 @@ from random import Random
 import attrs
 import trio
 
-from s2lite.codec.wal import LocatedEntry
-from s2lite.model.errors import StorageError
-from s2lite.model.log import AppendEntry, StreamId
+from actors.testing import VirtualClock
+from s2lite.codec.wal import LostEntry
+from s2lite.model.errors import CorruptObject, StorageError
+from s2lite.model.log import AppendEntry, CatalogFacts, LogEntry, StreamId
+from s2lite.model.positions import StreamPosition
 from s2lite.model.records import SequencedBatch
+from s2lite.storage.damage import Damage
 from s2lite.storage.object_store import ObjectStore
 from s2lite.storage.opening import OpenedLog, open_log
 from s2lite.storage.wal import write_wal
@@ -16,31 +19,64 @@ from s2lite.storage.wal import write_wal
 STREAM = StreamId(b"s" * 16)
 
 
-def entry(text: str) -> AppendEntry:
+def entry(text: str, seq_num: int = 0) -> AppendEntry:
     """A batch that can be told from any other."""
-    return AppendEntry(STREAM, SequencedBatch(0, 1, 0, 0, 8, text.encode()))
+    return AppendEntry(STREAM, SequencedBatch(seq_num, 1, 0, 0, 8, text.encode()))
 
 
-def text_of(located: LocatedEntry) -> str:
-    """What `entry` was given."""
-    assert isinstance(located.entry, AppendEntry)
-    return located.entry.batch.payload.decode()
+@attrs.define(eq=False)
+class Recorder:
+    """A `LogState` that writes down what it is told."""
+
+    applied: list[LogEntry] = attrs.field(factory=list)
+    losses: list[tuple[LostEntry, str]] = attrs.field(factory=list)
+    advances: list[int] = attrs.field(factory=list)
+    told: list[str | int] = attrs.field(factory=list)
+    """Texts of batches, and the first seq_num of what was lost."""
+    loaded: list[CatalogFacts] = attrs.field(factory=list)
+    tails: dict[StreamId, int] = attrs.field(factory=dict)
+
+    @property
+    def texts(self) -> list[str]:
+        """What `entry` was given, of every batch."""
+        return [
+            each.batch.payload.decode() for each in self.applied if isinstance(each, AppendEntry)
+        ]
+
+    def load(self, facts: CatalogFacts) -> None:
+        self.loaded.append(facts)
+
+    def reached(self, stream_id: StreamId, end: StreamPosition) -> None:
+        self.tails[stream_id] = max(self.tails.get(stream_id, 0), end.seq_num)
+
+    def apply(self, entry: LogEntry) -> None:
+        self.applied.append(entry)
+        if isinstance(entry, AppendEntry):
+            self.told.append(entry.batch.payload.decode())
+
+    def lost(self, lost: LostEntry, error: CorruptObject) -> None:
+        self.losses.append((lost, error.key))
+        self.told.append(lost.first_seq_num)
+
+    def advanced(self, wal_number: int) -> None:
+        self.advances.append(wal_number)
 
 
 @attrs.define(eq=False)
 class LogWriter:
     """Opens a path and writes entries, `in_flight` at once, acking in order.
 
-    The last two fields make it a bad one, for tests that have to find it out.
+    Two of the fields make it a bad one, for tests that have to find it out.
     """
 
     store: ObjectStore
     rng: Random
     in_flight: int = 1
-    lease: float = 0.0
+    lease: float | None = 0.0
     acks_out_of_order: bool = False
     trusts_what_exists: bool = False
-    replayed: list[str] = attrs.field(factory=list)
+    state: Recorder = attrs.field(factory=Recorder)
+    damage: Damage = attrs.field(factory=Damage)
     acked: list[str] = attrs.field(factory=list)
     error: StorageError | None = None
     log: OpenedLog | None = None
@@ -54,12 +90,23 @@ class LogWriter:
         self.log = await open_log(
             self.store,
             rng=self.rng,
+            clock=VirtualClock(),
             wal_in_flight=self.in_flight,
-            read_lease_seconds=self.lease,
-            apply=lambda located: self.replayed.append(text_of(located)),
+            lease_seconds=self.lease,
+            state=self.state,
+            damage=self.damage,
         )
         self._next = self.log.next_wal_number
         return self
+
+    async def close(self) -> None:
+        """Say that nothing more will come."""
+        await self.opened.close(self._next)
+
+    @property
+    def replayed(self) -> list[str]:
+        """What was there when it opened."""
+        return self.state.texts
 
     @property
     def opened(self) -> OpenedLog:

@@ -12,12 +12,13 @@ from s2lite.codec.envelope import Header, ObjectKind, WriterIdentity, read_heade
 from s2lite.model.errors import CorruptObject, StorageFailed, WriterFenced
 from s2lite.storage.creation import NumberTaken, ObjectCreator
 from s2lite.storage.retry import (
+    ATTEMPT_BYTES_PER_SECOND,
     ATTEMPT_SECONDS,
     DEADLINE_SECONDS,
     FIRST_BACKOFF_SECONDS,
     MAX_BACKOFF_SECONDS,
 )
-from tests.fakes.object_store import FakeObjectStore, Fault, FaultRates, Op
+from tests.fakes.object_store import FakeObjectStore, Fault, FaultRates, Latency, Op
 
 KEY = "wal/1"
 
@@ -88,6 +89,17 @@ async def test_an_attempt_that_hangs_is_given_up_and_made_again(
     await create(creator(store))
     assert ATTEMPT_SECONDS < trio.current_time() - start < ATTEMPT_SECONDS + 1
     assert owner(store).writer.epoch == 1
+
+
+async def test_a_large_object_has_more_time_for_an_attempt(
+    store: FakeObjectStore, autojump_clock: MockClock
+) -> None:
+    size = 8 * ATTEMPT_BYTES_PER_SECOND
+    store.latency = Latency(put_new=(ATTEMPT_SECONDS + 7, ATTEMPT_SECONDS + 7))
+    await create(creator(store), bytes(size))
+    assert len(store.operations(Op.PUT_NEW)) == 1
+    with pytest.raises(StorageFailed):
+        await creator(store).create(ObjectKind.WAL, 2, "wal/2", lambda header: seal(header, b""))
 
 
 async def test_a_lookup_that_fails_after_an_ambiguous_put_is_retried_too(

@@ -1,16 +1,22 @@
-"""The index of batches against a plain list of all of them."""
+"""The unflushed part of the log against a plain list of all of it."""
+
+from collections.abc import Callable
 
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from s2lite.codec.wal import EntryLocation
-from s2lite.model.log import AppendEntry, StreamId
+from s2lite.model.config import BasinConfig, StreamConfig
+from s2lite.model.log import AppendEntry, BasinRecord, StreamId, StreamRecord, StreamState
+from s2lite.model.names import BasinName, StreamName
 from s2lite.model.records import SequencedBatch
-from s2lite.storage.memtable import IndexedBatch, Memtable
+from s2lite.storage.layout import Layout
+from s2lite.storage.memtable import ENTRY_COST_BYTES, FACT_COST_BYTES, Memtable
 
 ONE, TWO = StreamId(b"1" * 16), StreamId(b"2" * 16)
+BASIN = BasinName("basin-one")
 
 
 @attrs.define(eq=False)
@@ -28,15 +34,14 @@ class Log:
         last_timestamp = mine[-1].last_timestamp if mine else 0
         timestamp = last_timestamp if timestamp is None else timestamp
         batch = SequencedBatch(first, count, last_timestamp, timestamp, 8 * count, b"p" * size)
-        location = EntryLocation(len(self.batches), 64, size)
         self.batches.append((stream, batch))
-        self.memtable.add(AppendEntry(stream, batch), location)
+        self.memtable.add(AppendEntry(stream, batch))
         return batch
 
 
 @pytest.fixture
 def memtable() -> Memtable:
-    return Memtable(100)
+    return Memtable(Layout(memtable_bytes=2000, wal_objects=4), wal_end=7)
 
 
 @pytest.fixture
@@ -44,10 +49,18 @@ def log(memtable: Memtable) -> Log:
     return Log(memtable)
 
 
+def state_of(stream: StreamId) -> StreamState:
+    return StreamState(StreamRecord(stream, BASIN, StreamName("s"), StreamConfig(), 0))
+
+
 def firsts(memtable: Memtable, stream: StreamId, start: int, end: int) -> list[int]:
-    return [batch.first_seq_num for batch in memtable.batches(stream, start, end)]
+    return [entry.batch.first_seq_num for entry in memtable.find(stream, start, end)]
 
 
+# --- finding ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("frozen_at", [0, 1, 2, 3])
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [
@@ -63,130 +76,229 @@ def firsts(memtable: Memtable, stream: StreamId, start: int, end: int) -> list[i
         (6, 99, []),
     ],
 )
-def test_a_range_finds_the_batches_with_records_in_it(
-    log: Log, start: int, end: int, expected: list[int]
+def test_a_range_finds_the_batches_with_records_in_it_in_both_tables(
+    log: Log, start: int, end: int, expected: list[int], frozen_at: int
 ) -> None:
-    for count in (2, 3, 1):
+    for index, count in enumerate((2, 3, 1)):
+        if index == frozen_at:
+            log.memtable.freeze()
         log.append(ONE, count)
         log.append(TWO, count)
     assert firsts(log.memtable, ONE, start, end) == expected
 
 
+@pytest.mark.parametrize("limit", range(5))
+def test_no_more_batches_are_found_than_asked_for(log: Log, limit: int) -> None:
+    log.append(ONE)
+    log.append(ONE)
+    log.memtable.freeze()
+    log.append(ONE)
+    found = log.memtable.find(ONE, 0, 99, limit)
+    assert [entry.batch.first_seq_num for entry in found] == [0, 1, 2][:limit]
+
+
 def test_a_stream_without_batches_has_none(memtable: Memtable) -> None:
+    memtable.freeze()
     assert firsts(memtable, ONE, 0, 99) == []
     assert memtable.first_at_or_after(ONE, 0) is None
-    memtable.trim(ONE, 5)
     memtable.drop(ONE)
 
 
+@pytest.mark.parametrize("frozen_at", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize(
-    ("timestamp", "expected"), [(0, 0), (1, 0), (10, 0), (11, 1), (20, 1), (21, 3), (30, 3)]
+    ("timestamp", "expected"),
+    [(0, 0), (1, 0), (10, 0), (11, 1), (20, 1), (21, 3), (30, 3), (31, None)],
 )
 def test_a_timestamp_finds_the_first_batch_that_reaches_it(
-    log: Log, timestamp: int, expected: int
+    log: Log, timestamp: int, expected: int | None, frozen_at: int
 ) -> None:
-    for stamp in (10, 20, 20, 30):
+    for index, stamp in enumerate((10, 20, 20, 30)):
+        if index == frozen_at:
+            log.memtable.freeze()
         log.append(ONE, timestamp=stamp)
-    found = log.memtable.first_at_or_after(ONE, timestamp)
-    assert found is not None
-    assert found.first_seq_num == expected
+    assert log.memtable.first_at_or_after(ONE, timestamp) == expected
 
 
-def test_a_timestamp_above_the_last_finds_nothing(log: Log) -> None:
-    log.append(ONE, timestamp=10)
-    assert log.memtable.first_at_or_after(ONE, 11) is None
+# --- tables -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("trim_point", "left"), [(0, [0, 2, 5]), (1, [0, 2, 5]), (2, [2, 5]), (4, [2, 5]), (6, [])]
-)
-def test_trimming_drops_the_batches_that_lie_wholly_below(
-    log: Log, trim_point: int, left: list[int]
-) -> None:
-    for count in (2, 3, 1):
-        log.append(ONE, count)
-    log.append(TWO)
-    log.memtable.trim(ONE, trim_point)
-    assert firsts(log.memtable, ONE, 0, 99) == left
-    assert firsts(log.memtable, TWO, 0, 99) == [0]
-    assert log.memtable.payload_bytes == 10 * (len(left) + 1)
+def test_a_frozen_table_stays_as_it_is_and_is_gone_when_released(log: Log) -> None:
+    log.append(ONE)
+    log.memtable.stream_changed(ONE, state_of(ONE))
+    log.memtable.advanced(7)
+    table = log.memtable.freeze()
+    log.append(ONE)
+    log.memtable.stream_changed(TWO, None)
+    log.memtable.basin_changed(BASIN, None)
+    log.memtable.drop(ONE)
+    log.memtable.advanced(8)
+    assert [entry.batch.first_seq_num for entry in table.entries(ONE)] == [0]
+    assert (table.facts.streams, table.facts.basins) == ({ONE: state_of(ONE)}, {})
+    assert (table.wal_end, table.wal_objects) == (8, 1)
+    active = log.memtable.active
+    assert (active.facts.streams, active.facts.basins) == ({TWO: None}, {BASIN: None})
+    assert (active.wal_end, active.wal_objects) == (9, 1)
+    assert firsts(log.memtable, ONE, 0, 99) == [0]
+    log.memtable.release()
+    assert log.memtable.frozen is None
+    assert firsts(log.memtable, ONE, 0, 99) == []
 
 
-def test_dropping_a_stream_frees_its_payloads_and_leaves_the_others(log: Log) -> None:
+def test_a_table_without_wal_objects_ends_where_the_one_before_it_does(memtable: Memtable) -> None:
+    assert memtable.freeze().wal_end == 7
+    memtable.release()
+    assert memtable.freeze().wal_end == 7
+
+
+def test_facts_have_the_newest_state_of_what_changed(memtable: Memtable) -> None:
+    record = BasinRecord(BASIN, BasinConfig(), 5)
+    newer = replace(state_of(ONE), trim_point=3)
+    memtable.basin_changed(BASIN, None)
+    memtable.basin_changed(BASIN, record)
+    memtable.stream_changed(ONE, state_of(ONE))
+    memtable.stream_changed(ONE, newer)
+    memtable.stream_changed(TWO, state_of(TWO))
+    memtable.stream_changed(TWO, None)
+    facts = memtable.active.facts
+    assert (facts.basins, facts.streams) == ({BASIN: record}, {ONE: newer, TWO: None})
+
+
+def test_a_table_is_empty_without_batches_and_facts() -> None:
+    changes: list[Callable[[Memtable], object]] = [
+        lambda memtable: memtable.advanced(7),
+        lambda memtable: Log(memtable).append(ONE),
+        lambda memtable: memtable.stream_changed(ONE, None),
+        lambda memtable: memtable.basin_changed(BASIN, None),
+    ]
+    assert [_is_empty_after(change) for change in changes] == [True, False, False, False]
+
+
+def _is_empty_after(change: Callable[[Memtable], object]) -> bool:
+    memtable = Memtable(Layout())
+    change(memtable)
+    return memtable.active.is_empty
+
+
+# --- budget -----------------------------------------------------------------------------------
+
+
+def test_what_is_counted_is_payloads_entries_and_facts_of_both_tables(log: Log) -> None:
+    memtable = log.memtable
+    log.append(ONE, size=10)
+    log.append(TWO, size=20)
+    assert memtable.size_bytes == 30 + 2 * ENTRY_COST_BYTES
+    memtable.freeze()
+    memtable.stream_changed(ONE, state_of(ONE))
+    memtable.stream_changed(ONE, None)
+    memtable.basin_changed(BASIN, None)
+    assert memtable.size_bytes == 30 + 2 * ENTRY_COST_BYTES + 2 * FACT_COST_BYTES
+    memtable.release()
+    assert memtable.size_bytes == 2 * FACT_COST_BYTES
+
+
+def test_a_flush_is_due_when_the_table_is_full_and_writing_stalls_when_two_are(log: Log) -> None:
+    memtable = log.memtable
+    log.append(ONE, size=1599)
+    memtable.advanced(7)
+    assert not memtable.flush_due
+    log.append(ONE, size=1)
+    memtable.advanced(8)
+    assert (memtable.flush_due, memtable.stalled) == (True, False)
+    memtable.freeze()
+    log.append(ONE, size=1599)
+    memtable.advanced(9)
+    assert (memtable.flush_due, memtable.stalled) == (False, False)
+    log.append(ONE, size=1)
+    memtable.advanced(10)
+    assert (memtable.flush_due, memtable.stalled) == (False, True)
+    memtable.release()
+    assert (memtable.flush_due, memtable.stalled) == (True, False)
+
+
+def test_a_flush_is_due_after_so_many_wal_objects_however_small(memtable: Memtable) -> None:
+    for number in range(4):
+        assert not memtable.flush_due
+        memtable.advanced(7 + number)
+    assert memtable.flush_due
+
+
+def test_no_flush_is_due_while_a_wal_object_is_applied_in_part(log: Log) -> None:
+    memtable = log.memtable
+    seen: list[tuple[bool, bool]] = []
+    changes: list[Callable[[], object]] = [
+        lambda: log.append(ONE, size=5000),
+        lambda: memtable.stream_changed(ONE, None),
+        lambda: memtable.basin_changed(BASIN, None),
+    ]
+    for change in changes:
+        change()
+        seen.append((memtable.whole, memtable.flush_due))
+        memtable.advanced(7)
+        seen.append((memtable.whole, memtable.flush_due))
+    assert seen == [(False, False), (True, True)] * 3
+
+
+def test_whoever_flushes_is_told_after_each_wal_object() -> None:
+    seen: list[int] = []
+    memtable = Memtable(Layout(wal_objects=1))
+    memtable.on_pending = lambda: seen.append(memtable.active.wal_end)
+    memtable.advanced(0)
+    memtable.advanced(1)
+    assert seen == [1, 2]
+
+
+def test_dropping_a_stream_hides_its_batches_and_leaves_the_others(log: Log) -> None:
     log.append(ONE)
     log.append(TWO)
     log.memtable.drop(ONE)
     assert firsts(log.memtable, ONE, 0, 99) == []
     assert firsts(log.memtable, TWO, 0, 99) == [0]
-    assert log.memtable.payload_bytes == 10
+    assert log.memtable.active.stream_ids == [TWO]
 
 
-def payloads(memtable: Memtable, stream: StreamId) -> list[bool]:
-    return [batch.payload is not None for batch in memtable.batches(stream, 0, 10**6)]
+def test_the_pieces_of_a_table_are_all_there_is_in_it_with_the_containers_last(log: Log) -> None:
+    log.append(ONE)
+    log.append(TWO)
+    log.memtable.drop(ONE)
+    log.memtable.stream_changed(ONE, state_of(ONE))
+    record = BasinRecord(BASIN, BasinConfig(), 5)
+    log.memtable.basin_changed(BASIN, record)
+    *values, one, other = log.memtable.active.pieces()
+    assert isinstance(one, list)
+    assert isinstance(other, list)
+    assert {id(each) for each in values} >= {id(record), id(one[0]), id(other[0])}
+    assert len(values) == 4
 
 
-def test_the_oldest_payloads_go_when_the_budget_is_exceeded_but_no_batch_does(log: Log) -> None:
-    for _ in range(12):
-        log.append(ONE, size=10)
-    assert payloads(log.memtable, ONE) == [False, False] + [True] * 10
-    assert log.memtable.payload_bytes == 100
-
-
-def test_a_payload_larger_than_the_budget_is_not_kept(log: Log) -> None:
-    log.append(ONE, size=50)
-    log.append(ONE, size=101)
-    assert payloads(log.memtable, ONE) == [False, False]
-    assert log.memtable.payload_bytes == 0
-    log.append(ONE, size=50)
-    assert payloads(log.memtable, ONE) == [False, False, True]
-
-
-def test_trimmed_batches_do_not_pile_up_in_memory(log: Log) -> None:
-    """A stream that is trimmed as it grows never exceeds the budget, so nothing is ever evicted."""
-    for _ in range(1000):
-        batch = log.append(ONE)
-        log.memtable.trim(ONE, batch.end_seq_num - 1)
-    assert len(log.memtable._resident) <= 4
-
-
-def test_a_batch_gives_back_what_was_sequenced(log: Log) -> None:
-    batch = log.append(ONE, 3, timestamp=7)
-    (indexed,) = log.memtable.batches(ONE, 0, 9)
-    assert indexed.payload is not None
-    again = indexed.with_payload(indexed.payload)
-    assert attrs.asdict(again) == attrs.asdict(batch)
-
-
-steps = st.lists(
-    st.one_of(
-        st.tuples(st.just("append"), st.sampled_from([ONE, TWO]), st.integers(0, 60)),
-        st.tuples(st.just("trim"), st.sampled_from([ONE, TWO]), st.integers(0, 40)),
-        st.tuples(st.just("drop"), st.sampled_from([ONE, TWO]), st.just(0)),
-    ),
-    max_size=60,
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.sampled_from([ONE, TWO]), st.integers(0, 60)),
+            st.tuples(st.just("drop"), st.sampled_from([ONE, TWO]), st.just(0)),
+            st.tuples(st.sampled_from(["freeze", "release"]), st.just(ONE), st.just(0)),
+        ),
+        max_size=60,
+    )
 )
-
-
-@given(steps)
-def test_any_history_keeps_the_right_batches_and_counts_their_payloads(
-    history: list[tuple[str, StreamId, int]],
-) -> None:
-    log = Log(Memtable(100))
-    kept: dict[StreamId, list[int]] = {ONE: [], TWO: []}
-    ends: dict[tuple[StreamId, int], int] = {}
+def test_any_history_shows_the_right_batches(history: list[tuple[str, StreamId, int]]) -> None:
+    log = Log(Memtable(Layout()))
+    frozen: dict[StreamId, list[int]] = {ONE: [], TWO: []}
+    active: dict[StreamId, list[int]] = {ONE: [], TWO: []}
     for step, stream, value in history:
-        if step == "append":
-            batch = log.append(stream, 1 + value % 3, size=value)
-            kept[stream].append(batch.first_seq_num)
-            ends[stream, batch.first_seq_num] = batch.end_seq_num
-        elif step == "trim":
-            log.memtable.trim(stream, value)
-            kept[stream] = [each for each in kept[stream] if ends[stream, each] > value]
-        else:
-            log.memtable.drop(stream)
-            kept[stream] = []
-        resident: list[IndexedBatch] = []
+        match step:
+            case "append":
+                batch = log.append(stream, 1 + value % 3, size=value)
+                active[stream].append(batch.first_seq_num)
+            case "drop":
+                log.memtable.drop(stream)
+                active[stream] = []
+            case "freeze" if log.memtable.frozen is None:
+                log.memtable.freeze()
+                frozen, active = active, {ONE: [], TWO: []}
+            case "release":
+                log.memtable.release()
+                frozen = {ONE: [], TWO: []}
+            case _:
+                pass
         for each in (ONE, TWO):
-            assert firsts(log.memtable, each, 0, 10**6) == kept[each]
-            resident += [b for b in log.memtable.batches(each, 0, 10**6) if b.payload is not None]
-        assert log.memtable.payload_bytes == sum(len(b.payload or b"") for b in resident) <= 100
+            assert firsts(log.memtable, each, 0, 10**6) == frozen[each] + active[each]
