@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from s2lite.storage.local_store import LocalObjectStore
+from s2lite.storage.metered_store import MeteredObjectStore
 from s2lite.storage.object_store import (
     MemoryObjectStore,
     ObjectExists,
@@ -39,6 +40,11 @@ async def memory_store(root: Path) -> AsyncIterator[ObjectStore]:
 
 
 @asynccontextmanager
+async def metered_store(root: Path) -> AsyncIterator[ObjectStore]:
+    yield MeteredObjectStore(MemoryObjectStore())
+
+
+@asynccontextmanager
 async def local_store(root: Path) -> AsyncIterator[ObjectStore]:
     async with LocalObjectStore.open(root) as store:
         yield store
@@ -57,7 +63,8 @@ class S3Stores:
 
 
 @pytest.fixture(
-    params=[fake_store, memory_store, local_store, S3Stores], ids=["fake", "memory", "local", "s3"]
+    params=[fake_store, memory_store, metered_store, local_store, S3Stores],
+    ids=["fake", "memory", "metered", "local", "s3"],
 )
 def open_store(request: pytest.FixtureRequest) -> Factory:
     factory: Factory = request.param
