@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from functools import partial
 from typing import Generic, TypeVar
 
 import attrs
@@ -124,9 +125,14 @@ class Cell(Generic[M]):
             self.mailbox.close(lambda: ActorCrashed(self.name, cause))
         self.mailbox.fail_pending()
 
-    def stopped_error(self) -> ActorError:
-        """Return a new error that says the actor was stopped."""
-        return ActorStopped(self.name)
+    @property
+    def stopped_error(self) -> Callable[[], ActorError]:
+        """What makes a new error that says the actor was stopped.
+
+        Not a method of the cell: that and the mailbox would keep each other alive, for Python's
+        collector of cycles to find.
+        """
+        return partial(ActorStopped, self.name)
 
 
 @attrs.define(eq=False)

@@ -38,6 +38,7 @@ from s2lite.backend.storage_actor import StorageClient
 from s2lite.backend.stream_actor import STREAM_MAILBOX_CAPACITY, StreamActor, StreamMessage
 from s2lite.backend.stream_handle import AppendPath, StreamRegistry
 from s2lite.backend.tasks.deletion import DeletionActor, DeletionClient
+from s2lite.heap import keep_frozen
 from s2lite.model.errors import S2LiteError, StreamUnavailable
 from s2lite.model.log import StreamId
 from s2lite.serving.listener import serve
@@ -86,7 +87,7 @@ async def open_backend(
         known = engine.state.catalog
         catalog = await _start_catalog(stack, known, engine.storage, rng)
         backlog = Tally()
-        streams = await _open_streams(stack, engine, settings, clock, backlog)
+        streams = await _open_streams(stack, engine, settings, environment, backlog)
         # Opened after the streams, and so closed before: tasks use streams to the last.
         deletion = await _start_deletion(stack, known, catalog, streams, rng)
         budget = ByteBudget(settings.append_inflight_bytes)
@@ -127,6 +128,7 @@ async def _start_catalog(
             lambda: CatalogActor(Overlay(catalog), storage),
             PERMANENT,
             CATALOG_MAILBOX_CAPACITY,
+            stop_timeout_seconds=TASK_STOP_SECONDS,
         )
     )
     return CatalogClient(ref)
@@ -155,10 +157,11 @@ async def _open_streams(
     stack: AsyncExitStack,
     engine: Engine,
     settings: Settings,
-    clock: Clock,
+    environment: Environment,
     backlog: Tally,
 ) -> StreamRegistry:
     catalog, storage = engine.state.catalog, engine.storage
+    clock, rng = environment.clock, environment.rng
 
     def spec_of(stream_id: StreamId) -> ActorSpec[StreamMessage]:
         entry = catalog.stream_by_id(stream_id)
@@ -166,8 +169,9 @@ async def _open_streams(
             raise StreamUnavailable("the stream was deleted")
         return ActorSpec(
             f"stream {stream_id.hex()}",
-            lambda: StreamActor(entry, storage, clock, backlog.add),
+            lambda: StreamActor(entry, storage, clock, rng, backlog.add),
             mailbox_capacity=STREAM_MAILBOX_CAPACITY,
+            stop_timeout_seconds=TASK_STOP_SECONDS,
         )
 
     return await stack.enter_async_context(
@@ -241,6 +245,7 @@ async def run_until_signalled(
         await nursery.start(watching)
         addresses: list[BoundAddress] = await nursery.start(serving)
         ready.set()
+        nursery.start_soon(keep_frozen)
         _announce(settings, addresses)
 
 

@@ -20,6 +20,7 @@ from actors import ActorError
 from actors.clock import SystemClock
 from s2lite.api.app import build_app
 from s2lite.backend.backend import Backend, Purpose
+from s2lite.backend.engine import CLOSING_SECONDS, TASK_STOP_SECONDS
 from s2lite.backend.stream_handle import StreamHandle
 from s2lite.codec.protobuf import decode_append_input
 from s2lite.model.config import BasinConfig, StreamConfigLayer
@@ -190,6 +191,44 @@ async def test_what_was_submitted_is_durable_when_the_backend_has_ended(
 
 
 # --- two servers on one store -------------------------------------------------------------------
+
+
+# --- a store that does not answer at the end ------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["segment/", "catalog/", "manifest/"])
+async def test_a_flush_that_hangs_does_not_hold_up_the_end_and_loses_nothing(
+    store: FakeObjectStore, autojump_clock: trio.testing.MockClock, prefix: str
+) -> None:
+    async with running_backend(store) as backend:
+        handle = await prepare(backend)
+        ack = await handle.append(batch(b"acked"))
+        store.hold(prefix)
+        stopped_at = trio.current_time()
+    assert trio.current_time() - stopped_at <= CLOSING_SECONDS + 3 * TASK_STOP_SECONDS
+    async with running_backend(store.fork(random.Random(2)), seed=2) as backend:
+        handle = await backend.open_stream(BASIN, STREAM, Purpose.READ)
+        assert await handle.check_tail() == ack.tail
+
+
+@pytest.mark.parametrize("starts_anew", [False, True])
+async def test_writes_that_hang_do_not_hold_up_the_end_but_are_no_success(
+    store: FakeObjectStore, autojump_clock: trio.testing.MockClock, starts_anew: bool
+) -> None:
+    async with noting_its_end(running_backend(store)) as (backend, ending):
+        handle = await prepare(backend)
+        store.hold(WAL)
+        with trio.move_on_after(1):
+            await handle.append(batch(b"given up"))
+        if starts_anew:
+            # The stream's next actor waits for what the last one has left.
+            [stream_id] = backend.path.streams
+            await backend.path.streams.stop_key(stream_id)
+            with trio.move_on_after(1):
+                await handle.append(batch(b"never submitted"))
+        stopped_at = trio.current_time()
+    assert trio.current_time() - stopped_at <= CLOSING_SECONDS + 3 * TASK_STOP_SECONDS
+    assert ending.kinds() == {StorageFailed}
 
 
 async def test_a_newer_writer_ends_the_older_which_acks_nothing_any_more(

@@ -17,6 +17,7 @@ from werkzeug.datastructures import Headers
 
 from s2lite.api.asgi import (
     ASGIApp,
+    ClientDisconnected,
     Event,
     Receive,
     Request,
@@ -68,6 +69,8 @@ def _view(handler: Handler) -> _View:
 
 async def _error_view(error: Exception) -> quart.Response:
     match error:
+        case ClientDisconnected():  # Quart wants an answer, though nobody is left to read it
+            return _quart_response(Response(400))
         case exceptions.MethodNotAllowed(valid_methods=methods):
             error = MethodNotAllowed(methods or ())
         case exceptions.NotFound():

@@ -31,6 +31,7 @@ class ErrorCode(StrEnum):
     BAD_QUERY = "bad_query"
     BASIN_DELETION_PENDING = "basin_deletion_pending"
     BASIN_NOT_FOUND = "basin_not_found"
+    DECRYPTION_FAILED = "decryption_failed"
     INVALID = "invalid"
     NOT_IMPLEMENTED = "not_implemented"
     OTHER = "other"
@@ -50,6 +51,7 @@ _STATUS: Final = {
     ErrorCode.BAD_QUERY: 400,
     ErrorCode.BASIN_DELETION_PENDING: 409,
     ErrorCode.BASIN_NOT_FOUND: 404,
+    ErrorCode.DECRYPTION_FAILED: 400,
     ErrorCode.INVALID: 422,
     ErrorCode.NOT_IMPLEMENTED: 501,
     ErrorCode.OTHER: 500,
@@ -62,12 +64,15 @@ _STATUS: Final = {
 
 # A name that gets here unblamed comes from a JSON body: those of other places are `blamed_on` them.
 # Protobuf that gets here was stored: what a client sent is blamed on the body or the frame.
+# Sealed frames are always stored ones.
 _CODES: Final[tuple[tuple[type[S2LiteError], ErrorCode], ...]] = (
     (errors.InvalidName, ErrorCode.BAD_JSON),
     (errors.InvalidInput, ErrorCode.INVALID),
     (errors.NotImplementedYet, ErrorCode.NOT_IMPLEMENTED),
     (errors.JsonError, ErrorCode.BAD_JSON),
     (errors.FrameError, ErrorCode.BAD_FRAME),
+    (errors.EncryptionKeyMissing, ErrorCode.BAD_HEADER),
+    (errors.DecryptionFailed, ErrorCode.DECRYPTION_FAILED),
     (errors.BasinNotFound, ErrorCode.BASIN_NOT_FOUND),
     (errors.StreamNotFound, ErrorCode.STREAM_NOT_FOUND),
     (errors.BasinExists, ErrorCode.RESOURCE_ALREADY_EXISTS),
@@ -76,6 +81,7 @@ _CODES: Final[tuple[tuple[type[S2LiteError], ErrorCode], ...]] = (
     (errors.StreamDeletionPending, ErrorCode.STREAM_DELETION_PENDING),
     (errors.StorageError, ErrorCode.STORAGE),
     (errors.ProtobufError, ErrorCode.STORAGE),
+    (errors.SealedFrameError, ErrorCode.STORAGE),
     (errors.StreamUnavailable, ErrorCode.UNAVAILABLE),
     (errors.OutcomeUnknown, ErrorCode.OTHER),
 )

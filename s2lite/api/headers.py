@@ -11,7 +11,9 @@ from s2lite.api.asgi import Request
 from s2lite.api.errors import BadRequest, ErrorCode, blamed_on
 from s2lite.codec import control_json
 from s2lite.codec.sse import BatchEventId, parse_event_id
-from s2lite.model.config import StreamConfigLayer
+from s2lite.model.config import StreamCipher, StreamConfigLayer
+from s2lite.model.encryption import EncryptionKey
+from s2lite.model.errors import EncryptionKeyMissing, InvalidInput
 from s2lite.model.limits import ENCRYPTION_KEY_BYTES
 from s2lite.model.names import (
     BasinName,
@@ -73,6 +75,21 @@ def check_encryption_key_header(request: Request) -> None:
     if not key.isascii() or not 0 < len(key) <= _MAX_KEY_CHARACTERS:
         text = f"s2-encryption-key must be 1 to {_MAX_KEY_CHARACTERS} ASCII characters"
         raise BadRequest(ErrorCode.BAD_HEADER, text)
+
+
+def encryption_key(request: Request, cipher: StreamCipher) -> EncryptionKey:
+    """Parse `s2-encryption-key` for a stream that turned out to have a cipher.
+
+    Raises `EncryptionKeyMissing` if there is none.
+    """
+    value = request.header(b"s2-encryption-key")
+    if value is None:
+        raise EncryptionKeyMissing(cipher)
+    try:
+        return EncryptionKey.parse(value.strip())
+    except InvalidInput as error:
+        text = f"s2-encryption-key does not fit the stream's cipher {cipher}: {error}"
+        raise BadRequest(ErrorCode.BAD_HEADER, text) from None
 
 
 def stream_config_header(request: Request) -> StreamConfigLayer | None:

@@ -18,6 +18,7 @@ from s2lite.backend.read_session import ReadSession
 from s2lite.codec import json, protobuf, s2s, sse
 from s2lite.codec.json import RecordFormat
 from s2lite.codec.s2s import Compression
+from s2lite.model.limits import MAX_FRAME_PAYLOAD_BYTES
 from s2lite.model.reads import DeliveredBatch, Heartbeat, ReadEvent
 
 
@@ -84,10 +85,24 @@ class S2SEncoding:
         return S2S_HEAD
 
     def event(self, event: ReadEvent) -> bytes:
-        """Write a frame."""
+        """Write a frame, or as many as it takes."""
         payload = event.payload if isinstance(event, DeliveredBatch) else b""
         tail = b"" if event.tail is None else protobuf.encode_tail(event.tail)
+        if len(payload) + len(tail) > MAX_FRAME_PAYLOAD_BYTES:
+            return self._cut(payload, tail)
         return s2s.encode_frame(payload + tail, self.compression)
+
+    def _cut(self, payload: bytes, tail: bytes) -> bytes:
+        """Write several frames: bytes that meter as one may take two when they are encoded.
+
+        Tiny headers do. A tail that finds no room behind the records goes as a heartbeat does.
+        """
+        *messages, last = protobuf.split_payload(payload, MAX_FRAME_PAYLOAD_BYTES)
+        if len(last) + len(tail) <= MAX_FRAME_PAYLOAD_BYTES:
+            messages.append(last + tail)
+        else:
+            messages += [last, tail] if tail else [last]
+        return b"".join(s2s.encode_frame(message, self.compression) for message in messages)
 
     def failure(self, error: Exception) -> bytes:
         """Write a terminal frame."""

@@ -14,6 +14,7 @@ from s2lite.api.errors import BadRequest, ErrorCode
 from s2lite.api.headers import (
     basin_header,
     check_encryption_key_header,
+    encryption_key,
     last_event_id_header,
     stream_config_header,
     stream_in_path,
@@ -41,7 +42,7 @@ from s2lite.codec.json import RecordFormat
 from s2lite.codec.s2s import select_compression
 from s2lite.codec.sse import BatchEventId
 from s2lite.model.config import StreamConfigLayer
-from s2lite.model.errors import NotImplementedYet, ProtobufError
+from s2lite.model.errors import ProtobufError
 from s2lite.model.names import BasinName, StreamName
 from s2lite.model.reads import DeliveredBatch
 from s2lite.model.records import AppendAck, AppendInput
@@ -90,7 +91,7 @@ class Records:
         record_fmt, resumed_at = _read_headers(request, mode)
         target = _Target(basin, stream, stream_config_header(request))
         wanted = parameters.to_request(resumed_at)
-        handle = await self._open(target, Purpose.READ)
+        handle = await self._open(request, target, Purpose.READ)
         match mode:
             case ReadMode.SESSION | ReadMode.SSE:
                 encoding = self._session_encoding(request, mode, record_fmt)
@@ -108,14 +109,14 @@ class Records:
         await send_response(send, json_response(json.encode_tail_response(tail)))
 
     async def _append_session(self, request: Request, send: Send, target: _Target) -> None:
-        handle = await self._open(target, Purpose.APPEND)
+        handle = await self._open(request, target, Purpose.APPEND)
         async with handle.append_session() as session:
             await serve_append_session(request, send, session)
 
     async def _append(
         self, request: Request, target: _Target, append_input: AppendInput
     ) -> Response:
-        handle = await self._open(target, Purpose.APPEND)
+        handle = await self._open(request, target, Purpose.APPEND)
         if handle.has_room_for(append_input):
             # It is submitted at once, and then takes effect whether the client stays or goes.
             ack = await handle.append(append_input)
@@ -123,14 +124,14 @@ class Records:
             ack = await request.unless_disconnected(lambda: handle.append(append_input))
         return _ack_response(ack, as_protobuf=wants_protobuf(request.header(b"accept")))
 
-    async def _open(self, target: _Target, purpose: Purpose) -> StreamHandle:
-        """Find the stream, or create it if its basin says so."""
+    async def _open(self, request: Request, target: _Target, purpose: Purpose) -> StreamHandle:
+        """Find the stream, or create it if its basin says so; then its cipher may want a key."""
         handle = await self._backend.open_stream(
             target.basin, target.stream, purpose, target.config
         )
-        if handle.cipher is not None:
-            raise NotImplementedYet(f"encryption with {handle.cipher}")
-        return handle
+        if handle.cipher is None:
+            return handle
+        return handle.with_key(encryption_key(request, handle.cipher))
 
     def _session_encoding(
         self, request: Request, mode: ReadMode, record_fmt: RecordFormat

@@ -110,6 +110,8 @@ class Catalog:
 
     _basins: SortedDict = attrs.field(factory=SortedDict)
     _by_id: dict[StreamId, StreamEntry] = attrs.field(factory=dict)
+    # Those with deletion pending, in its order: to look for them among all would take long.
+    _deleted: dict[StreamId, None] = attrs.field(factory=dict)
     _shared: dict[object, object] = attrs.field(factory=dict)
 
     def basin(self, name: BasinName) -> BasinRecord | None:
@@ -152,11 +154,7 @@ class Catalog:
 
     def deleted_streams(self) -> list[StreamId]:
         """Streams whose deletion is pending."""
-        return [
-            stream_id
-            for stream_id, entry in self._by_id.items()
-            if entry.record.deleted_at_ms is not None
-        ]
+        return list(self._deleted)
 
     def superseded_by(self, change: CatalogChange) -> list[StreamEntry]:
         """Streams that must have been removed before the change, or it could not have been made.
@@ -197,6 +195,7 @@ class Catalog:
                 stream.state = _with_record(
                     stream, attrs.evolve(stream.record, deleted_at_ms=at_ms)
                 )
+                self._deleted[stream_id] = None
             case StreamRemoved(stream_id):
                 self._remove_stream(stream_id)
 
@@ -207,6 +206,8 @@ class Catalog:
         compact = self._compact(record, basin.record.name)
         entry = StreamEntry(state if compact is record else replace(state, record=compact))
         self._by_id[compact.stream_id] = entry
+        if compact.deleted_at_ms is not None:
+            self._deleted[compact.stream_id] = None
         basin.streams[compact.name] = entry
 
     def _basin_entry(self, name: BasinName) -> BasinEntry | None:
@@ -228,6 +229,7 @@ class Catalog:
     def _remove_stream(self, stream_id: StreamId) -> None:
         entry = self._known_stream(stream_id)
         del self._by_id[stream_id]
+        self._deleted.pop(stream_id, None)
         entry.removed = True
         del self._basins[entry.record.basin].streams[entry.record.name]
 

@@ -6,11 +6,13 @@ the latter stop first. Then what was submitted is made durable and flushed, and 
 nothing follows.
 """
 
+import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import attrs
+import trio
 from prometheus_client import CollectorRegistry
 
 from actors import (
@@ -38,7 +40,7 @@ from s2lite.backend.storage_actor import (
 from s2lite.backend.tasks.collection import CollectionActor, CollectionClient
 from s2lite.backend.tasks.compaction import COMPACTION_RESTARTS, CompactionActor, CompactionClient
 from s2lite.backend.tasks.flushing import FlushActor, FlushClient
-from s2lite.model.errors import CorruptObject
+from s2lite.model.errors import CorruptObject, StorageFailed
 from s2lite.model.log import StreamId
 from s2lite.storage.block_cache import open_block_cache
 from s2lite.storage.collection import Collector
@@ -56,12 +58,17 @@ from s2lite.storage.reader import LogReader
 from s2lite.storage.retention import Retention
 from s2lite.storage.segments import Segments
 
+_log = logging.getLogger("s2lite.backend")
+
 NO_RESTART = RestartPolicy(RestartKind.PERMANENT, max_restarts=0)
 """For the log writer and the flushes: what they had not announced is in doubt, and only opening the
 log anew tells."""
 
+CLOSING_SECONDS = 5.0
+"""How long the last writes and the last flush may take when all requests have been answered."""
+
 TASK_STOP_SECONDS = 1.0
-"""Background work is taken up again at the next start, so it must not hold up the end."""
+"""What still waits for the store then must not hold up the end: the next start takes it up."""
 
 
 @attrs.frozen
@@ -186,18 +193,35 @@ async def _start_writing(stack: AsyncExitStack, parts: _Parts) -> tuple[StorageC
     storage = StorageClient(supervisor.start_soon(writing), status)
     log.ownership.on_fenced = storage.fail
     parts.on_flushed.append(storage.flushed)
-    return storage, FlushClient(supervisor.start_soon(ActorSpec("flusher", flusher, NO_RESTART)))
+    flushing = ActorSpec("flusher", flusher, NO_RESTART, stop_timeout_seconds=TASK_STOP_SECONDS)
+    return storage, FlushClient(supervisor.start_soon(flushing))
 
 
 @asynccontextmanager
 async def _closing(
     log: OpenedLog, storage: StorageClient, flushes: FlushClient, memtable: Memtable
 ) -> AsyncIterator[None]:
-    """At an orderly end, wait for what was submitted, and record that nothing more will come."""
+    """At an orderly end, wait for what was submitted, and record that nothing more will come.
+
+    A store that does not answer must not hold that up: the next start can do the rest.
+    """
     yield
-    await storage.settle()
-    await flushes.flush_all()
-    await log.close(memtable.wal_end)
+    is_settled = False
+    with trio.move_on_after(CLOSING_SECONDS) as limit:
+        await storage.settle()
+        is_settled = True
+        await flushes.flush_all()
+        await log.close(memtable.wal_end)
+    if limit.cancelled_caught and not is_settled:
+        raise StorageFailed(
+            f"the object store has not taken the last writes within {CLOSING_SECONDS:.0f} s"
+            " of the end: nobody was told that they succeeded, and they may have failed"
+        )
+    if limit.cancelled_caught:
+        _log.warning(
+            "not all was flushed within %.0f s of the end; the next start replays it",
+            CLOSING_SECONDS,
+        )
 
 
 async def _start_collection(stack: AsyncExitStack, parts: _Parts) -> CollectionClient:

@@ -11,6 +11,11 @@ That there is nothing more, be it the end of a read or a heartbeat, is said only
 `Ownership`: a newer writer may have taken over, and have more. What lies below the tail never
 changes, and is read without asking, once the start of the session has been found.
 
+The records of an encrypted stream are opened here, with the key of the request, a piece of a batch
+at a time and only pieces that have records to deliver: what lies outside of the limits may be
+sealed with any key. A session that meets a piece that its key does not open delivers what it had
+delivered before, and nothing of the batch that it was putting together.
+
 A heartbeat tells the tail *of this session*, the end of what it was given, although the stream may
 already be further: clients resume from a heartbeat's tail.
 """
@@ -27,15 +32,18 @@ import trio
 from actors import ActorError, BroadcastClosed, Subscription, SubscriptionLagged
 from actors.clock import Clock
 from s2lite.backend.catalog import StreamEntry
+from s2lite.backend.opening import Opener, opener_of
 from s2lite.codec.protobuf import record_metas, slice_records
 from s2lite.core.reads import Allowance, locate, may_follow, unary_request
-from s2lite.model.errors import CorruptObject, StreamUnavailable
+from s2lite.model.encryption import EncryptionKey
+from s2lite.model.errors import CorruptObject, DecryptionFailed, StreamUnavailable
 from s2lite.model.limits import MAX_BATCH_BYTES, MAX_BATCH_RECORDS
 from s2lite.model.positions import StreamPosition
 from s2lite.model.reads import DeliveredBatch, FromTimestamp, Heartbeat, ReadEvent, ReadRequest
 from s2lite.model.records import SequencedBatch
 from s2lite.storage.ownership import Ownership
 from s2lite.storage.reader import LogReader, StreamCursor
+from s2lite.storage.slices import Slices
 
 HEARTBEAT_MIN_SECONDS = 5.0
 HEARTBEAT_MAX_SECONDS = 15.0
@@ -47,7 +55,7 @@ FollowAt = Callable[[int], AbstractAsyncContextManager[Subscription[SequencedBat
 
 @attrs.frozen(eq=False)
 class ReadContext:
-    """What a read needs of the server."""
+    """What a read needs of the server, and the key it came with."""
 
     entry: StreamEntry
     log: LogReader
@@ -55,6 +63,7 @@ class ReadContext:
     follow_at: FollowAt
     clock: Clock
     rng: random.Random
+    key: EncryptionKey | None = None
 
 
 @attrs.define(eq=False)
@@ -62,7 +71,9 @@ class ReadSession:
     """An asynchronous iterator of what a read delivers. Use it in `async with`, from one task.
 
     Entering raises `ReadPastTail` if there is nothing to read and the read may not wait. Iterating
-    raises `StreamUnavailable` if the stream goes away under a follower. Both raise `StorageError`.
+    raises `StreamUnavailable` if the stream goes away under a follower, and `DecryptionFailed` if
+    the key does not open a record. Both raise `StorageError`, and `SealedFrameError` for records
+    that are not as they were sealed. Making one raises `EncryptionKeyMissing`.
     """
 
     context: ReadContext
@@ -70,6 +81,8 @@ class ReadSession:
     _position: int = 0
     _allowance: Allowance = attrs.field(init=False)
     _cursor: StreamCursor = attrs.field(init=False)
+    _opener: Opener = attrs.field(init=False)
+    _slices: Slices = attrs.field(factory=Slices)
     _finished: bool = False
     _subscription: Subscription[SequencedBatch] | None = None
     _live_tail: StreamPosition = StreamPosition.ZERO
@@ -79,7 +92,9 @@ class ReadSession:
 
     def __attrs_post_init__(self) -> None:
         self._allowance = Allowance.of(self.request.limits)
-        self._cursor = self.context.log.cursor(self.context.entry.record.stream_id)
+        record = self.context.entry.record
+        self._cursor = self.context.log.cursor(record.stream_id)
+        self._opener = opener_of(record, self.context.key)
 
     async def __aenter__(self) -> "ReadSession":
         await self.context.ownership.ensure_current()
@@ -150,9 +165,17 @@ class ReadSession:
             return tail
         start = max(candidate, entry.trim_point)
         for batch in await self._stored(start, tail):
-            for record in record_metas(batch.payload):
-                if record.seq_num >= start and record.timestamp >= wanted.timestamp:
-                    return record.seq_num
+            for piece in self._opener.pieces(batch):
+                if piece.end_seq_num <= start or piece.last_timestamp < wanted.timestamp:
+                    continue
+                try:
+                    opened = self._opener.open(piece)
+                except DecryptionFailed:
+                    # The read starts in there, and so fails there: after its head, as others do.
+                    return max(start, piece.first_seq_num)
+                for record in record_metas(opened.payload):
+                    if record.seq_num >= start and record.timestamp >= wanted.timestamp:
+                        return record.seq_num
         return tail
 
     async def _stored(self, start: int, end: int) -> list[SequencedBatch]:
@@ -166,26 +189,38 @@ class ReadSession:
         if not batches:
             self._position = tail.seq_num
             return None
-        parts: list[SequencedBatch] = []
-        room = Allowance(MAX_BATCH_RECORDS, MAX_BATCH_BYTES, None)
-        for batch in batches:
-            part = _without_head(batch, start)
-            if parts and not room.admits_whole(part):
-                break
-            admitted = self._admit(part)
-            if admitted is not None:
-                parts.append(admitted)
-                room.take(admitted.count, admitted.metered_bytes)
-            if self._finished:
-                break
+        parts = await self._admitted(batches, start)
         if not parts:
             return None
         self._position = parts[-1].end_seq_num
         self._arm_deadline()
         return _joined(parts)
 
-    def _admit(self, batch: SequencedBatch) -> SequencedBatch | None:
-        """The part of the batch that the limits admit; short of all of it the read is over."""
+    async def _admitted(self, batches: list[SequencedBatch], start: int) -> list[SequencedBatch]:
+        """What the limits admit of the records from `start` on, opened: one batch's worth."""
+        parts: list[SequencedBatch] = []
+        room = Allowance(MAX_BATCH_RECORDS, MAX_BATCH_BYTES, None)
+        for batch in batches:
+            for piece in self._opener.pieces(batch):
+                if piece.end_seq_num <= start:
+                    continue
+                if parts and not room.admits_whole(piece):
+                    return parts
+                admitted = self._admit(piece, start)
+                if admitted is not None:
+                    parts.append(admitted)
+                    room.take(admitted.count, admitted.metered_bytes)
+                if self._finished:
+                    return parts
+                await self._slices.worked(len(piece.payload))
+        return parts
+
+    def _admit(self, piece: SequencedBatch, start: int) -> SequencedBatch | None:
+        """The part of the piece that the limits admit; short of all of it the read is over."""
+        if self._allowance.admits_none(piece):
+            self._finished = True
+            return None
+        batch = _without_head(self._opener.open(piece), start)
         if self._allowance.admits_whole(batch):
             self._allowance.take(batch.count, batch.metered_bytes)
             return batch
@@ -226,22 +261,22 @@ class ReadSession:
         except BroadcastClosed as closed:
             raise StreamUnavailable(str(closed.error or closed)) from closed
         if batch is not None:
-            return self._deliver(batch)
+            return await self._deliver(batch)
         await self.context.ownership.ensure_current()
         if self._heartbeat_at <= until:
             return self._heartbeat()
         self._finished = True
         return None
 
-    def _deliver(self, batch: SequencedBatch) -> DeliveredBatch | None:
-        admitted = self._admit(batch)
-        if admitted is None:
+    async def _deliver(self, batch: SequencedBatch) -> DeliveredBatch | None:
+        parts = await self._admitted([batch], self._position)
+        if not parts:
             return None
-        self._position = admitted.end_seq_num
+        self._position = parts[-1].end_seq_num
         self._live_tail = batch.tail
         self._arm_deadline()
         self._arm_heartbeat()
-        return attrs.evolve(_joined([admitted]), tail=batch.tail)
+        return attrs.evolve(_joined(parts), tail=batch.tail)
 
     def _heartbeat(self) -> Heartbeat:
         self._arm_heartbeat()

@@ -149,6 +149,7 @@ class StorageActor(Actor[StorageMessage]):
     pacing: Pacing = attrs.field(factory=Pacing)
     _queue: deque[Submit] = attrs.field(factory=deque)
     _queued_bytes: int = 0
+    _queued_entries: int = 0
     _others_joined: bool = False
     _token_awaited: bool = False
     # By number, oldest first: what is being written; and when the writes began that have ended,
@@ -164,11 +165,12 @@ class StorageActor(Actor[StorageMessage]):
                 self._unsettled.add(message)
                 self._queue.append(message)
                 self._queued_bytes += message.size_bytes
+                self._queued_entries += len(message.entries)
             case Settle(stream_id, reply):
                 self._unsettled.wait(stream_id, reply)
             case Written(number, started):
                 self._written[number] = started
-                self._announce()
+                await self._announce()
                 # Not left to `drained`: where submissions keep coming, that may be long.
                 self._start_writes()
             case WriteFailed(error):
@@ -202,10 +204,19 @@ class StorageActor(Actor[StorageMessage]):
         if self.status.stalled_since is not None:
             return True
         pause = self.pacing.seconds_to_wait(now)
-        if pause > 0 and self._queued_bytes < self._object_bytes:
+        if pause > 0 and not self._object_is_full:
             self._await_token(now + pause)
             return True
         return False
+
+    @property
+    def _object_is_full(self) -> bool:
+        """Whether what has gathered is enough for an object that cannot grow any more."""
+        layout = self.state.memtable.layout
+        return (
+            self._queued_bytes >= layout.wal_object_bytes
+            or self._queued_entries >= layout.wal_object_entries
+        )
 
     def _count_stall(self, now: float) -> None:
         status, stalled = self.status, self.state.memtable.stalled
@@ -228,14 +239,26 @@ class StorageActor(Actor[StorageMessage]):
     def _start_write(self) -> None:
         self.pacing.take(trio.current_time())
         number, self.next_number = self.next_number, self.next_number + 1
-        submissions = [self._queue.popleft()]
-        size = submissions[0].size_bytes
-        while self._queue and size + self._queue[0].size_bytes <= self._object_bytes:
-            submissions.append(self._queue.popleft())
-            size += submissions[-1].size_bytes
-        self._queued_bytes -= size
+        submissions = self._take_object()
         self._in_flight[number] = submissions
         self.context.start_soon(self._write, number, submissions)
+
+    def _take_object(self) -> list[Submit]:
+        """What goes into the next object: the oldest submission, and those after it that fit."""
+        layout = self.state.memtable.layout
+        submissions: list[Submit] = []
+        size = entries = 0
+        while self._queue:
+            size += self._queue[0].size_bytes
+            entries += len(self._queue[0].entries)
+            too_large = size > layout.wal_object_bytes or entries > layout.wal_object_entries
+            if submissions and too_large:
+                break
+            submission = self._queue.popleft()
+            submissions.append(submission)
+            self._queued_bytes -= submission.size_bytes
+            self._queued_entries -= len(submission.entries)
+        return submissions
 
     async def _write(self, number: int, submissions: Sequence[Submit]) -> None:
         entries = [entry for submission in submissions for entry in submission.entries]
@@ -248,20 +271,21 @@ class StorageActor(Actor[StorageMessage]):
         else:
             self.context.ref.tell_nowait(Written(number, started))
 
-    @property
-    def _object_bytes(self) -> int:
-        return self.state.memtable.layout.wal_object_bytes
-
     # --- announcing -------------------------------------------------------------------------------
 
-    def _announce(self) -> None:
-        """Settle the objects that are written, up to the first that is not."""
+    async def _announce(self) -> None:
+        """Settle the objects that are written, up to the first that is not.
+
+        Others have their turn between two of them: many may have waited for an older one.
+        """
         while self._in_flight and self.status.failure is None:
             number = next(iter(self._in_flight))
             if number not in self._written:
                 return
             self.ownership.proved(self._written.pop(number))
             self._announce_object(number, self._in_flight.pop(number))
+            if self._written:
+                await trio.lowlevel.checkpoint()
 
     def _announce_object(self, number: int, submissions: Sequence[Submit]) -> None:
         # Applied as a whole before anyone is told: readers see all of a commit or none of it.

@@ -10,6 +10,7 @@ An actor may be stopped or crash at any moment: all it knows beyond the catalog 
 flight, and its successor waits for those to settle before it starts.
 """
 
+import random
 from collections import deque
 from collections.abc import Callable
 
@@ -21,15 +22,19 @@ from actors.clock import Clock
 from s2lite.backend.catalog import StreamEntry
 from s2lite.backend.storage_actor import StorageClient
 from s2lite.codec.protobuf import command_batch, encode_records
+from s2lite.codec.sealed import Seal, clear_frames
 from s2lite.core.acks import PendingAcks
 from s2lite.core.sequencer import Assignment, Refusal, Sequencer
 from s2lite.model.config import StreamConfig, TimestampingMode
+from s2lite.model.encryption import EncryptionKey
 from s2lite.model.errors import (
+    EncryptionKeyMissing,
     InvalidInput,
     StorageError,
     StreamDeletionPending,
     StreamUnavailable,
 )
+from s2lite.model.limits import U64_MAX
 from s2lite.model.log import AppendEntry, LogEntry, StreamDeleted
 from s2lite.model.positions import StreamPosition
 from s2lite.model.records import (
@@ -54,11 +59,12 @@ class SessionGate:
 
 @attrs.frozen(eq=False)
 class Append:
-    """Sequence a batch; answered when it is durable."""
+    """Sequence a batch; answered when it is durable. `key` seals it if the stream has a cipher."""
 
     append: AppendInput
     gate: SessionGate | None
     reply: Reply[AppendAck]
+    key: EncryptionKey | None = None
 
 
 @attrs.frozen(eq=False)
@@ -96,6 +102,7 @@ class StreamActor(Actor[StreamMessage]):
     entry: StreamEntry
     storage: StorageClient
     clock: Clock
+    rng: random.Random
     on_backlog: Callable[[int], None] | None = None
     _sequencer: Sequencer = attrs.field(init=False)
     _durable: StreamPosition = attrs.field(init=False)
@@ -115,9 +122,17 @@ class StreamActor(Actor[StreamMessage]):
         entry = self.entry
         await self.storage.settle_stream(entry.record.stream_id)
         self._durable = entry.tail
-        self._sequencer = Sequencer(entry.tail, entry.fencing_token, entry.trim_point)
+        cipher = entry.record.cipher
+        self._sequencer = Sequencer(
+            entry.tail,
+            entry.fencing_token,
+            entry.trim_point,
+            U64_MAX if cipher is None else cipher.max_seq_num,
+        )
         self._deleting = entry.record.deleted_at_ms is not None
         self.context.start_soon(self._release_followers_at_the_end)
+        if self._deleting:
+            self._finish_deletion()  # by a predecessor: whoever comes to follow is told at once
 
     async def receive(self, message: StreamMessage) -> None:
         """Change the assigned state in one step; nothing here waits for the store."""
@@ -148,14 +163,20 @@ class StreamActor(Actor[StreamMessage]):
             return
         now_ms = self.clock.now_ms()
         try:
+            seal = self._seal(message.key)
             assignment = self._assign(message.append, self.entry.record.config, now_ms)
         except Refusal as refusal:
             self._acks.refuse(refusal.error, refusal.depends_on, reply)
             self._acks.release(self._durable.seq_num)
-        except (InvalidInput, StreamDeletionPending) as error:
+        except (EncryptionKeyMissing, InvalidInput, StreamDeletionPending) as error:
             reply.fail(error)
         else:
-            self._accept(message.append.batch, assignment, now_ms, reply)
+            batch = message.append.batch
+            sequenced = _sequenced(batch, assignment)
+            if seal is not None:
+                commands = [index for index, _ in batch.commands]
+                sequenced = seal.seal(sequenced, commands, self.rng.randbytes)
+            self._accept(sequenced, assignment, now_ms, reply)
             return
         if gate is not None:
             gate.closed = True
@@ -166,10 +187,22 @@ class StreamActor(Actor[StreamMessage]):
             raise StreamDeletionPending(record.basin, record.name)
         return self._sequencer.assign(append, config, now_ms)
 
+    def _seal(self, key: EncryptionKey | None) -> Seal | None:
+        """What to seal a batch with, which is not kept; None if the stream has no cipher."""
+        record = self.entry.record
+        if record.cipher is None:
+            return None
+        if key is None:
+            raise EncryptionKeyMissing(record.cipher)
+        return Seal(record.cipher, record.stream_id, key)
+
     def _accept(
-        self, batch: AppendBatch, assignment: Assignment, now_ms: int, reply: Reply[AppendAck]
+        self,
+        sequenced: SequencedBatch,
+        assignment: Assignment,
+        now_ms: int,
+        reply: Reply[AppendAck],
     ) -> None:
-        sequenced = _sequenced(batch, assignment)
         start = StreamPosition(sequenced.first_seq_num, sequenced.first_timestamp)
         self._acks.accept(AppendAck(start, sequenced.tail, sequenced.tail), reply)
         self._submit(sequenced, (self._entry_for(sequenced, assignment, now_ms),))
@@ -212,6 +245,8 @@ class StreamActor(Actor[StreamMessage]):
             batch = command_batch(TERMINAL_TRIM)
             assignment = self._assign(AppendInput(batch), config, now_ms)
             sequenced = _sequenced(batch, assignment)
+            if record.cipher is not None:
+                sequenced = clear_frames(sequenced)
             terminal = self._entry_for(sequenced, assignment, now_ms)
             self._submit(sequenced, (terminal, StreamDeleted(record.stream_id, now_ms)))
             self._deleting = True

@@ -20,8 +20,10 @@ from s2lite.backend.metrics import AppendMetrics
 from s2lite.backend.read_session import ReadContext, ReadSession, read_once
 from s2lite.backend.stream_actor import Append, Delete, Follow, SessionGate, StreamMessage
 from s2lite.model.config import StreamCipher
+from s2lite.model.encryption import EncryptionKey
 from s2lite.model.errors import (
     AppendConditionFailed,
+    CipherExhausted,
     OutcomeUnknown,
     StorageError,
     StreamDeletionPending,
@@ -66,7 +68,7 @@ class PendingAck:
         """
         try:
             return await self._reply.wait()
-        except (AppendConditionFailed, StreamDeletionPending):
+        except (AppendConditionFailed, CipherExhausted, StreamDeletionPending):
             # Unlike an ack, a refusal is not backed by a write that only the current writer can do.
             await self._ownership.ensure_current()
             raise
@@ -80,6 +82,7 @@ class AppendSession:
 
     _ref: ActorRef[StreamMessage]
     _path: AppendPath
+    _key: EncryptionKey | None
     _gate: SessionGate = attrs.field(factory=SessionGate)
 
     async def submit(self, append: AppendInput) -> PendingAck:
@@ -88,7 +91,7 @@ class AppendSession:
         Raises `StreamUnavailable` if the stream is gone: then nothing happened. When cancelled, the
         batch was not submitted.
         """
-        reply = await _submit(self._path, self._ref, append, self._gate)
+        reply = await _submit(self._path, self._ref, append, self._key, self._gate)
         return PendingAck(reply, self._path.ownership)
 
     def close(self) -> None:
@@ -98,7 +101,10 @@ class AppendSession:
 
 @attrs.frozen(eq=False)
 class StreamHandle:
-    """One stream, found or created. It stays usable until the stream is deleted."""
+    """One stream, found or created. It stays usable until the stream is deleted.
+
+    Appends and reads of a stream with a cipher need a key, and raise `EncryptionKeyMissing`.
+    """
 
     _read: ReadContext
     _path: AppendPath
@@ -107,6 +113,10 @@ class StreamHandle:
     def cipher(self) -> StreamCipher | None:
         """The cipher of the stream's records, if they are encrypted."""
         return self._read.entry.record.cipher
+
+    def with_key(self, key: EncryptionKey) -> "StreamHandle":
+        """The same stream, for appends and reads with this key; it has no use without a cipher."""
+        return StreamHandle(attrs.evolve(self._read, key=key), self._path)
 
     async def check_tail(self) -> StreamPosition:
         """The durable tail: what every append acked so far lies below. Raises `StorageError`."""
@@ -123,14 +133,14 @@ class StreamHandle:
         When cancelled, the batch takes effect as a whole or not at all.
         """
         async with _leased(self._path.streams, self._stream_id) as ref:
-            reply = await _submit(self._path, ref, append, gate=None)
+            reply = await _submit(self._path, ref, append, self._read.key, gate=None)
             return await PendingAck(reply, self._path.ownership).wait()
 
     @asynccontextmanager
     async def append_session(self) -> AsyncIterator[AppendSession]:
         """A session of appends; leaving it drops what has not been sequenced."""
         async with _leased(self._path.streams, self._stream_id) as ref:
-            session = AppendSession(ref, self._path)
+            session = AppendSession(ref, self._path, self._read.key)
             try:
                 yield session
             finally:
@@ -139,7 +149,7 @@ class StreamHandle:
     async def read(self, request: ReadRequest) -> DeliveredBatch | None:
         """A unary read: at most one batch's worth, None if it is empty.
 
-        Raises `ReadPastTail` and `StorageError`.
+        Raises `ReadPastTail`, `DecryptionFailed`, `SealedFrameError` and `StorageError`.
         """
         return await read_once(self._read, request)
 
@@ -207,6 +217,7 @@ async def _submit(
     path: AppendPath,
     ref: ActorRef[StreamMessage],
     append: AppendInput,
+    key: EncryptionKey | None,
     gate: SessionGate | None,
 ) -> Reply[AppendAck]:
     batch, metrics = append.batch, path.metrics
@@ -224,7 +235,7 @@ async def _submit(
             metrics.ack_seconds.observe(trio.current_time() - submitted_at)
 
     def message(reply: Reply[AppendAck]) -> StreamMessage:
-        return Append(append, gate, reply)
+        return Append(append, gate, reply, key)
 
     try:
         try:

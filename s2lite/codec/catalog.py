@@ -37,6 +37,13 @@ def decode_catalog_change(key: str, data: bytes) -> CatalogChange:
         members = msgspec.json.decode(data, type=dict[str, Any])
         # The stub knows no unions for types.
         change: CatalogChange = _converter.structure(members, CatalogChange)  # type: ignore[arg-type]
-    except (msgspec.DecodeError, InvalidInput, ValueError, TypeError, KeyError) as error:
+    except (
+        msgspec.DecodeError,
+        InvalidInput,
+        ValueError,
+        TypeError,
+        KeyError,
+        RecursionError,
+    ) as error:
         raise CorruptObject(key, f"it does not hold what it should: {error!r}") from error
     return change

@@ -301,7 +301,7 @@ def _decode_page(key: str, content: memoryview, expected: int) -> CatalogFacts:
         raise CorruptObject(key, "the checksum of a page does not match")
     try:
         return _facts(_decoder.decode(content))
-    except (msgspec.DecodeError, InvalidInput, ValueError, IndexError) as error:
+    except (msgspec.DecodeError, InvalidInput, ValueError, IndexError, RecursionError) as error:
         raise CorruptObject(key, f"a page does not hold what it should: {error!r}") from error
 
 

@@ -76,7 +76,7 @@ def decode_manifest(key: str, data: bytes) -> tuple[Header, Manifest]:
             decoded.closed_cleanly,
             decoded.catalog_is_whole,
         )
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise CorruptObject(key, f"it does not hold what it should: {error!r}") from error
     return header, manifest
 

@@ -180,6 +180,24 @@ def slice_records(payload: bytes, start_index: int, stop_index: int) -> bytes:
     return batch.SerializeToString()
 
 
+def split_payload(payload: bytes, max_bytes: int) -> list[bytes]:
+    """Cut a payload between records into payloads of at most `max_bytes`; raises `ProtobufError`.
+
+    A record that is larger than that is a payload of its own.
+    """
+    records = _read_batch(payload).records
+    parts: list[s2_pb2.ReadBatch] = []
+    room = 0
+    for record in records:
+        size = s2_pb2.ReadBatch(records=[record]).ByteSize()
+        if size > room:
+            parts.append(s2_pb2.ReadBatch())
+            room = max_bytes
+        parts[-1].records.append(record)
+        room -= size
+    return [part.SerializeToString() for part in parts]
+
+
 def _taken_apart(message: s2_pb2.AppendInput) -> tuple["Records", int | None, str | None]:
     """Take what is known out of a message. The records outlive their being cleared from it."""
     records = message.records

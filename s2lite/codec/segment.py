@@ -176,6 +176,7 @@ class SegmentBuilder:
         self._object = bytearray(HEADER_BYTES)
         self._checksum = xxhash.xxh3_64()
         self._rows = bytearray()
+        self._expiring: dict[int, int] = {}  # by time of expiry, how many bytes of blocks
         self._last = StreamKey(StreamId(b""), 0)
         self._footer_offset = 0
 
@@ -219,6 +220,7 @@ class SegmentBuilder:
             expires_at_ms,
         )
         self._append(block)
+        self._expiring[expires_at_ms] = self._expiring.get(expires_at_ms, 0) + len(block)
         self._last = StreamKey(stream_id, end_seq_num)
 
     def finish(self, header: Header) -> bytearray:
@@ -232,17 +234,15 @@ class SegmentBuilder:
 
     def info(self, object_id: ObjectId) -> SegmentInfo:
         """What the manifest has to say of the finished segment."""
-        rows = Footer(bytes(self._rows))
-        first = rows.row(0)
-        expiries = sorted((row.expires_at_ms, row.size) for row in rows.rows())
+        first = Footer(bytes(self._rows[:ROW_BYTES])).row(0)
         return SegmentInfo(
             object_id,
             size_bytes=len(self._object),
             footer_offset=self._footer_offset,
             first=StreamKey(first.stream_id, first.first_seq_num),
             end=self._last,
-            expires_at_ms=_or_never(expiries[-1][0]),
-            half_expires_at_ms=_half_expires_at_ms(expiries),
+            expires_at_ms=_or_never(max(self._expiring)),
+            half_expires_at_ms=_half_expires_at_ms(self._expiring),
         )
 
     def _append(self, piece: bytes | bytearray | memoryview) -> None:
@@ -250,12 +250,12 @@ class SegmentBuilder:
         self._checksum.update(piece)
 
 
-def _half_expires_at_ms(expiries: list[tuple[int, int]]) -> int | None:
-    """When at least half of the bytes have expired, given (time, size) in order of time."""
-    left = sum(size for _, size in expiries)
+def _half_expires_at_ms(expiring: dict[int, int]) -> int | None:
+    """When at least half of the bytes have expired, given how many do at each time."""
+    left = sum(expiring.values())
     half = left / 2
-    for expires_at_ms, size in expiries:
-        left -= size
+    for expires_at_ms in sorted(expiring):
+        left -= expiring[expires_at_ms]
         if left <= half:
             return _or_never(expires_at_ms)
     return None

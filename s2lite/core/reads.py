@@ -14,7 +14,12 @@ from typing import Protocol
 import attrs
 
 from s2lite.model.errors import ReadPastTail
-from s2lite.model.limits import MAX_BATCH_BYTES, MAX_BATCH_RECORDS, MAX_UNARY_WAIT_SECONDS
+from s2lite.model.limits import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_RECORDS,
+    MAX_UNARY_WAIT_SECONDS,
+    RECORD_OVERHEAD_BYTES,
+)
 from s2lite.model.positions import StreamPosition
 from s2lite.model.reads import FromSeqNum, FromTailOffset, FromTimestamp, ReadLimits, ReadRequest
 
@@ -29,6 +34,10 @@ class BatchTotals(Protocol):
     @property
     def metered_bytes(self) -> int:
         """Sum of the records' metered sizes."""
+
+    @property
+    def first_timestamp(self) -> int:
+        """Timestamp of the first record, and so the smallest one."""
 
     @property
     def last_timestamp(self) -> int:
@@ -127,6 +136,17 @@ class Allowance:
             (self.count is None or batch.count <= self.count)
             and (self.bytes is None or batch.metered_bytes <= self.bytes)
             and (self.until is None or batch.last_timestamp < self.until)
+        )
+
+    def admits_none(self, batch: BatchTotals) -> bool:
+        """Whether no record of the batch may be delivered, which can be told from outside.
+
+        If it is false there may still be none: its first record may be too large.
+        """
+        return (
+            self.count == 0
+            or (self.bytes is not None and self.bytes < RECORD_OVERHEAD_BYTES)
+            or (self.until is not None and batch.first_timestamp >= self.until)
         )
 
     def admitted_prefix(self, records: Iterable[RecordMeasure]) -> tuple[int, int]:

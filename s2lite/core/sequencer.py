@@ -17,12 +17,14 @@ import attrs
 from s2lite.model.config import StreamConfig, TimestampingMode
 from s2lite.model.errors import (
     AppendConditionFailed,
+    CipherExhausted,
     FencingTokenMismatch,
     InvalidInput,
     SeqNumMismatch,
 )
+from s2lite.model.limits import U64_MAX
 from s2lite.model.positions import StreamPosition
-from s2lite.model.records import AppendInput, Fence, Trim
+from s2lite.model.records import AppendBatch, AppendInput, Fence, Trim
 
 
 @attrs.define
@@ -32,7 +34,7 @@ class Refusal(Exception):
     `error` is for the client, once every record below `depends_on` is durable.
     """
 
-    error: AppendConditionFailed
+    error: AppendConditionFailed | CipherExhausted
     depends_on: int
 
 
@@ -52,23 +54,28 @@ class Assignment:
 
 @attrs.define(eq=False)
 class Sequencer:
-    """The assigned state of one stream."""
+    """The assigned state of one stream.
+
+    Commands may have any seq_num, other records none above `max_seq_num`.
+    """
 
     tail: StreamPosition
     fencing_token: str = ""
     trim_point: int = 0
+    max_seq_num: int = U64_MAX
     # One past the fence record that set the token in force, as far as we know it.
     _fence_end: int = 0
 
     def assign(self, append: AppendInput, config: StreamConfig, now_ms: int) -> Assignment:
         """Give the batch the next positions and apply its commands, or change nothing.
 
-        Raises `Refusal` if a condition does not hold, and `InvalidInput` if the stream requires
-        timestamps and a record has none. The fencing token is checked first: a writer that was
-        fenced off should learn that rather than chase a sequence number.
+        Raises `Refusal` if a condition does not hold or numbers have run out, and `InvalidInput` if
+        the stream requires timestamps and a record has none. The fencing token is checked first: a
+        writer that was fenced off should learn that rather than chase a sequence number.
         """
         self._check_conditions(append)
         batch = append.batch
+        self._check_numbers(batch)
         timestamps = assign_timestamps(
             batch.timestamps, config, now_ms=now_ms, floor=self.tail.timestamp
         )
@@ -84,6 +91,16 @@ class Sequencer:
         match = append.match_seq_num
         if match is not None and match != self.tail.seq_num:
             raise Refusal(SeqNumMismatch(self.tail.seq_num), self.tail.seq_num)
+
+    def _check_numbers(self, batch: AppendBatch) -> None:
+        first = self.tail.seq_num
+        if first + batch.count - 1 <= self.max_seq_num:
+            return
+        commands = {index for index, _ in batch.commands}
+        ordinary = [index for index in range(batch.count) if index not in commands]
+        if ordinary and first + ordinary[-1] > self.max_seq_num:
+            text = f"the stream's cipher seals no seq_num above {self.max_seq_num}"
+            raise Refusal(CipherExhausted(text), first)
 
     def _apply_commands(self, append: AppendInput) -> tuple[str | None, int | None]:
         """Apply the batch's commands in record order; the last one of a kind wins."""

@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import attrs
 
 from s2lite.model.errors import InvalidInput
-from s2lite.model.limits import DEFAULT_RETENTION_SECONDS
+from s2lite.model.limits import DEFAULT_RETENTION_SECONDS, U32_MAX, U64_MAX
 
 T = TypeVar("T")
 
@@ -38,6 +38,11 @@ class StreamCipher(StrEnum):
 
     AEGIS_256 = "aegis-256"
     AES_256_GCM = "aes-256-gcm"
+
+    @property
+    def max_seq_num(self) -> int:
+        """The highest seq_num of a record sealed with it; S2's rule, not one of our format."""
+        return U32_MAX if self is StreamCipher.AES_256_GCM else U64_MAX
 
 
 def parse_storage_class(text: str) -> StorageClass:

@@ -68,6 +68,33 @@ class FrameError(DecodeError):
     """A session's byte stream breaks the rules of framing."""
 
 
+@attrs.define
+class EncryptionKeyMissing(S2LiteError):
+    """The stream's records are encrypted, and the request came without a key."""
+
+    cipher: str
+
+    def __str__(self) -> str:
+        return f"missing encryption key: the stream's cipher is {self.cipher}"
+
+
+@attrs.define
+class DecryptionFailed(S2LiteError):
+    """The key of a read does not open some record in its range."""
+
+    def __str__(self) -> str:
+        return "record decryption failed: it was not sealed with this key"
+
+
+class SealedFrameError(DecodeError):
+    """What is stored of an encrypted stream is not made of sealed frames."""
+
+
+@attrs.define
+class CipherExhausted(InvalidInput):
+    """A record would get a seq_num that its stream's cipher may not seal. Nothing was written."""
+
+
 # --- basins and streams -----------------------------------------------------------------------
 
 

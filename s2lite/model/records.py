@@ -126,8 +126,8 @@ class AppendAck:
 class SequencedBatch(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A batch whose records have their positions: the unit of storage and of delivery.
 
-    `payload` is the serialised `records` field of a protobuf `ReadBatch`; payloads of adjacent
-    batches may be concatenated.
+    `payload` is the serialised `records` field of a protobuf `ReadBatch`, or in the log of a stream
+    with a cipher what it is sealed as; payloads of adjacent batches may be concatenated.
     """
 
     first_seq_num: int

@@ -96,6 +96,15 @@ class Connection:
         if self._protocol.idle:
             self.close(linger=False)
 
+    def dismantle(self) -> None:
+        """Let go of all parts of a connection that has ended.
+
+        They refer to each other, and would wait for the garbage collector: it comes late, and what
+        it has to look at holds up everybody.
+        """
+        self._protocol.dismantle()
+        vars(self).clear()
+
     # For the protocols
 
     def set_read_deadline(self, seconds: float) -> None:

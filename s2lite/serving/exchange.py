@@ -85,11 +85,13 @@ class Exchange(HTTPStream):
     body: RequestBody
     app_returned: Callable[[], None] = staticmethod(_nothing)
     _failed = False
+    _send_failed = False
 
     async def begin(self, request: Request) -> None:
         """Start the application on this request."""
         self._contained, self.app = self.app, self._run_contained
         await super().handle(request)
+        self.app = self._contained  # or this object would refer to itself: see `dismantle`
         assert isinstance(self.app_put, RequestBody)
         self.body = self.app_put
         # hypercorn offers push, early hints and trailers; nothing here uses them.
@@ -109,7 +111,11 @@ class Exchange(HTTPStream):
             raise ClientDisconnected
         if message["type"] == "http.response.start":
             _check_headers(message.get("headers", ()))
-        await super().app_send(message)
+        try:
+            await super().app_send(message)
+        except ClientDisconnected:
+            self._send_failed = True
+            raise
 
     async def _run_contained(
         self, scope: Scope, receive: Any, send: Any, sync_spawn: Any, call_soon: Any
@@ -123,8 +129,9 @@ class Exchange(HTTPStream):
             logger.exception("application error in %s", self._description)
 
     async def _app_over(self) -> None:
-        # Returning early is fine once the client has gone, and usual after `http.disconnect`.
-        told = self._failed or self.closed or self.body.gone
+        # Returning early is fine once the client has gone, and usual after `http.disconnect`. A
+        # send may notice before anybody has closed this.
+        told = self._failed or self._send_failed or self.closed or self.body.gone
         if not (told or self.state is ASGIHTTPState.CLOSED):
             logger.error("application gave no complete response to %s", self._description)
         try:

@@ -7,6 +7,7 @@ from h2.connection import (
     H2Connection,
     H2ConnectionStateMachine,
 )
+from h2.exceptions import DenialOfServiceError
 from h2.frame_buffer import FrameBuffer
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import Frame
@@ -33,12 +34,33 @@ def _unprinted() -> str:
     return "..."
 
 
+# A header list so many times the limit is decoded, in order to be answered rather than to end its
+# connection, as one beyond that does: HPACK's state is lost if a list is not decoded.
+_HEADER_LIST_SLACK = 4
+
+
 class _StrictFrameBuffer(FrameBuffer):
     """Cuts what arrives into frames.
 
     Refuses a frame that is too large by its head: h2 first waits for all of it, 16 MiB at most.
+    Refuses a header block by its size before it is whole: h2 waits for 64 frames of it.
     Spares frames from being printed: h2 does it for a log that is off, a third of DATA's cost.
     """
+
+    def __init__(self, max_header_block_bytes: int) -> None:
+        super().__init__(server=True)
+        self._max_header_block_bytes = max_header_block_bytes
+
+    @property
+    def holds_part(self) -> bool:
+        """Whether a frame or a header block has begun and is not complete."""
+        return bool(self._data or self._headers_buffer)
+
+    def _update_header_buffer(self, f: Frame | None) -> Frame | None:
+        complete = super()._update_header_buffer(f)
+        if sum(len(part.data) for part in self._headers_buffer) > self._max_header_block_bytes:
+            raise DenialOfServiceError("a header block is too large")
+        return complete
 
     def __next__(self) -> Frame:
         if len(self._data) >= 9:
@@ -67,11 +89,17 @@ class ServerH2Connection(H2Connection):
                 SettingCodes.MAX_HEADER_LIST_SIZE: settings.max_header_list_bytes,
             },
         )
-        self.incoming_buffer = _StrictFrameBuffer(server=True)
+        max_decoded_bytes = _HEADER_LIST_SLACK * settings.max_header_list_bytes
+        self.incoming_buffer: _StrictFrameBuffer = _StrictFrameBuffer(max_decoded_bytes)
         # h2 copies these from the settings it was born with, and again only when they change.
         self.max_inbound_frame_size = settings.max_frame_bytes
-        self.decoder.max_header_list_size = settings.max_header_list_bytes
+        self.decoder.max_header_list_size = max_decoded_bytes
         self._connection_window_bytes = settings.connection_window_bytes
+
+    @property
+    def holds_part(self) -> bool:
+        """Whether a frame or a header block has begun to arrive and is not complete."""
+        return self.incoming_buffer.holds_part
 
     def announce(self) -> None:
         """Widen the connection's window, and leave the limit on streams to the caller.

@@ -43,6 +43,10 @@ class Http1(H11Protocol):
         """Whether no request is being answered or dropped."""
         return self._exchange is None and self._discard_left is None
 
+    def dismantle(self) -> None:
+        """Let go of all parts, at the very end."""
+        vars(self).clear()
+
     async def initiate(self) -> None:
         """Wait for a request for as long as between two of them."""
         self._link.set_read_deadline(self._link.settings.keep_alive_seconds)

@@ -37,6 +37,11 @@ logger = logging.getLogger("s2lite.serving")
 Headers = list[tuple[bytes, bytes]]
 
 
+def _list_size(headers: Headers) -> int:
+    """The size of a header list as the limit on it counts (RFC 9113, 6.5.2)."""
+    return sum(len(name) + len(value) + 32 for name, value in headers)
+
+
 @attrs.define(eq=False)
 class _Stream:
     """An HTTP/2 stream whose response is not completely sent."""
@@ -61,11 +66,17 @@ class Http2:
         self._running = 0
         self._closed = False
         self._client_said_goodbye = False
+        self._part_timer_runs = False
 
     @property
     def idle(self) -> bool:
         """Whether no response is being worked on."""
         return not self._streams
+
+    def dismantle(self) -> None:
+        """Let go of all parts, at the very end."""
+        vars(self._connection).clear()
+        vars(self).clear()
 
     async def initiate(self, headers: Headers | None = None, settings: bytes | None = None) -> None:
         """Send our SETTINGS; after an upgrade, also take over the request that asked for it."""
@@ -209,8 +220,13 @@ class Http2:
             return
         if self._link.draining or self._client_said_goodbye:
             self._link.close(linger=False)
-        else:
+        elif not self._connection.holds_part:
+            self._part_timer_runs = False
             self._link.set_read_deadline(self._link.settings.keep_alive_seconds)
+        elif not self._part_timer_runs:
+            # The rest of a request head has its time, counted from its first byte.
+            self._part_timer_runs = True
+            self._link.set_read_deadline(self._link.settings.head_timeout_seconds)
 
     def _flush(self) -> None:
         self._link.outbox.write(self._connection.data_to_send())
@@ -264,6 +280,9 @@ class Http2:
         if not path or not method.isascii() or not path.isascii():  # CONNECT has no path
             self._answer_shortly(stream_id, b"400", ErrorCodes.NO_ERROR)
             return
+        if _list_size(headers) > self._link.settings.max_header_list_bytes:
+            self._answer_shortly(stream_id, b"431", ErrorCodes.NO_ERROR)
+            return
         await self._begin(stream_id, method, path, filter_pseudo_headers(headers))
 
     def _answer_shortly(self, stream_id: int, status: bytes | None, code: ErrorCodes) -> None:
@@ -283,6 +302,7 @@ class Http2:
         self._running += 1
         self._streams[stream_id] = _Stream(stream_id, exchange)
         link.set_read_deadline(float("inf"))
+        self._part_timer_runs = False
         name = method.decode("ascii").upper()
         await exchange.begin(Request(stream_id, headers, "2", name, path, link.state))
         exchange.body.consumed = partial(self._consumed, stream_id)

@@ -115,6 +115,7 @@ class _Server:
         finally:
             self._connections.discard(connection)
             self._room.release()
+            connection.dismantle()
 
     def _secured(self, stream: trio.SocketStream) -> Transport:
         if self._ssl_context is None:

@@ -22,7 +22,7 @@ from s2lite.codec.envelope import checksum
 from s2lite.codec.segment import NEVER_MS, BlockRow, decode_block
 from s2lite.core.compaction import Drop, Fates, Job, Merge, Rewrite, applied
 from s2lite.model.errors import CorruptObject, StorageError
-from s2lite.model.log import AppendEntry
+from s2lite.model.log import AppendEntry, CatalogFacts
 from s2lite.model.manifest import Manifest, ObjectId, SegmentInfo, StreamKey
 from s2lite.storage.catalog_objects import (
     catalog_copy_key,
@@ -98,10 +98,9 @@ class Compactor:
         merged = self.manifest.value.catalog
         if len(merged) <= CATALOG_OBJECTS:
             return
-        creator, damage = self.manifest.creator, self.damage
-        if damage.catalog_is_whole:
-            facts = await load_catalog(creator.store, merged, damage, creator.rng)
-        if not damage.catalog_is_whole:
+        creator = self.manifest.creator
+        facts = await self._load_whole(merged)
+        if facts is None:
             return  # merged, what may yet be repaired would be lost
         written: tuple[ObjectId, ...] = ()
         if facts.basins or facts.streams:
@@ -116,6 +115,26 @@ class Compactor:
             return attrs.evolve(newest, catalog=written + newest.catalog[len(merged) :])
 
         await self._commit(edit)
+
+    async def _load_whole(self, ids: Sequence[ObjectId]) -> CatalogFacts | None:
+        """What these catalog objects say; None if any of it cannot be read.
+
+        If what was lost was in the WAL, they are whole all the same, and must not pile up.
+        """
+        creator, damage = self.manifest.creator, self.damage
+        if not damage.catalog_is_whole and any(
+            catalog_key(each) in damage.items and catalog_copy_key(each) in damage.items
+            for each in ids
+        ):
+            return None  # as was found before
+        found = Damage()
+        facts = await load_catalog(creator.store, ids, found, creator.rng)
+        for each in found.objects:
+            damage.report(each.key, each.reason)
+        if not found.catalog_is_whole:
+            damage.catalog_is_whole = False
+            return None
+        return facts
 
     async def _commit(self, edit: Edit) -> None:
         try:

@@ -17,8 +17,9 @@ import trio
 
 from s2lite.model.manifest import Manifest, ObjectId
 from s2lite.storage.creation import NumberTaken, ObjectCreator
-from s2lite.storage.manifest import read_manifest, write_manifest
+from s2lite.storage.manifest import manifest_key, read_manifest, write_manifest
 from s2lite.storage.ownership import Ownership
+from s2lite.storage.retry import retrying
 
 Edit = Callable[[Manifest], Manifest]
 Observer = Callable[[Manifest, Manifest], None]
@@ -70,9 +71,16 @@ class CurrentManifest:
         except NumberTaken as taken:
             if taken.header.writer != self.creator.writer:
                 raise
-            earlier = (await read_manifest(self.creator.store, number)).manifest
-        await self.ownership.confirm(started)
+            earlier = await self._read(number)
+        await self.ownership.ensure_writes_proven()
+        if earlier is None:
+            self.ownership.proved(started)  # the earlier one began some other time
         self.number = number
         self.previous, self.value = self.value, earlier or edited
         self.on_commit(self.previous, self.value)
         return earlier is None
+
+    async def _read(self, number: int) -> Manifest:
+        store, rng = self.creator.store, self.creator.rng
+        stored = await retrying(manifest_key(number), lambda: read_manifest(store, number), rng)
+        return stored.manifest

@@ -142,8 +142,10 @@ class SegmentFates:
             self.known[info.object_id] = Fate.MOSTLY_DEAD
 
     def _block(self, info: SegmentInfo, key: str, reason: str) -> None:
-        self.damage.report(key, reason)
-        self.blocked.add(info.object_id)
+        named = (each.object_id for each in self.manifest.value.segments)
+        if info.object_id in named:  # or else it was replaced since, and may be gone
+            self.damage.report(key, reason)
+            self.blocked.add(info.object_id)
 
 
 def _next_change_ms(info: SegmentInfo, now_ms: int) -> int | None:

@@ -18,6 +18,9 @@ class Layout:
     wal_object_bytes: int = 8 * MIB
     """A WAL object is closed when it reaches this: larger ones gain nothing per request."""
 
+    wal_object_entries: int = 500
+    """And when it has so many entries: they are applied in one step, which has to be short."""
+
     wal_objects: int = 1024
     """A flush is due when so many WAL objects are not covered by one: each costs a replay a GET."""
 

@@ -20,6 +20,7 @@ from s2lite.model.errors import CorruptObject
 from s2lite.model.manifest import Manifest
 from s2lite.storage.creation import NumberTaken, ObjectCreator
 from s2lite.storage.damage import Damage, refuse_newer_format
+from s2lite.storage.numbered import numbered
 from s2lite.storage.object_store import ObjectNotFound, ObjectStore
 from s2lite.storage.retry import retrying
 
@@ -50,7 +51,7 @@ async def newest_manifest(store: ObjectStore) -> StoredManifest | None:
 
     Raises `CorruptObject` if it is damaged: without it nothing else can be trusted.
     """
-    listed = await store.list(MANIFEST_PREFIX)
+    listed = numbered(await store.list(MANIFEST_PREFIX), MANIFEST_PREFIX)
     if not listed:
         return None
     newest = await read_manifest(store, _number_of(listed[-1].key))
@@ -93,7 +94,8 @@ async def find_manifests(store: ObjectStore, damage: Damage, rng: random.Random)
     Raises `StorageFailed` if the store does not answer, and `NewerFormat` if a manifest was written
     by a newer version of this server.
     """
-    listed = await retrying(MANIFEST_PREFIX, lambda: store.list(MANIFEST_PREFIX), rng)
+    everything = await retrying(MANIFEST_PREFIX, lambda: store.list(MANIFEST_PREFIX), rng)
+    listed = numbered(everything, MANIFEST_PREFIX)
     newest, number = None, _number_of(listed[-1].key) if listed else 0
     for info in reversed(listed):
         try:

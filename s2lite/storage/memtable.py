@@ -29,8 +29,14 @@ ENTRY_COST_BYTES: Final = 400
 FACT_COST_BYTES: Final = 300
 """What the newest state of a basin or stream takes, apart from its record; measured."""
 
+FEW_ENTRIES: Final = 8
+"""Up to so many batches of a stream are kept as a tuple: Python's collector of cycles leaves tuples
+of plain values alone, and would look at a hundred thousand lists again and again."""
+
 FOUND_ENTRIES: Final = 1024
 """How many entries one look-up returns unless it asks for fewer: finding them must be quick."""
+
+Entries = tuple[AppendEntry, ...] | list[AppendEntry]
 
 
 @attrs.define(eq=False)
@@ -45,8 +51,8 @@ class Table:
     wal_objects: int = 0
     cost_bytes: int = 0
     facts: CatalogFacts = attrs.field(factory=CatalogFacts)
-    _streams: dict[StreamId, list[AppendEntry]] = attrs.field(factory=dict)
-    _dropped: list[list[AppendEntry]] = attrs.field(factory=list)
+    _streams: dict[StreamId, Entries] = attrs.field(factory=dict)
+    _dropped: list[Entries] = attrs.field(factory=list)
 
     @property
     def is_empty(self) -> bool:
@@ -67,7 +73,7 @@ class Table:
 
         To be used up before the table can change: do not wait.
         """
-        entries = self._streams.get(stream_id, [])
+        entries = self._streams.get(stream_id, ())
         index = bisect_right(entries, start, key=_end_seq_num)
         while index < len(entries) and entries[index].batch.first_seq_num < end:
             yield entries[index]
@@ -78,13 +84,18 @@ class Table:
 
         None if there is no such batch.
         """
-        entries = self._streams.get(stream_id, [])
+        entries = self._streams.get(stream_id, ())
         index = bisect_left(entries, timestamp, key=_last_timestamp)
         return entries[index].batch.first_seq_num if index < len(entries) else None
 
     def add(self, entry: AppendEntry) -> None:
         """Add the next batch of its stream."""
-        self._streams.setdefault(entry.stream_id, []).append(entry)
+        entries = self._streams.get(entry.stream_id, ())
+        if isinstance(entries, list):
+            entries.append(entry)
+        else:
+            many = len(entries) >= FEW_ENTRIES
+            self._streams[entry.stream_id] = [*entries, entry] if many else (*entries, entry)
         self.cost_bytes += ENTRY_COST_BYTES + len(entry.batch.payload)
 
     def stream_changed(self, stream_id: StreamId, state: StreamState | None) -> None:

@@ -49,6 +49,7 @@ from s2lite.storage.manifest import (
     manifest_key,
     write_manifest,
 )
+from s2lite.storage.numbered import numbered
 from s2lite.storage.object_store import (
     ObjectInfo,
     ObjectNotFound,
@@ -281,7 +282,8 @@ class _Opening:
         It is higher than that of the newest manifest only if one was lost. It must not be given
         again: two writers are told apart by their epochs.
         """
-        listed = await self._list(WAL_PREFIX, start_after=wal_key(floor - 1) if floor else "")
+        start_after = wal_key(floor - 1) if floor else ""
+        listed = numbered(await self._list(WAL_PREFIX, start_after), WAL_PREFIX)
         if not listed:
             return 0
         key = listed[-1].key

@@ -31,6 +31,7 @@ from actors.clock import Clock
 from s2lite.codec.envelope import HEADER_BYTES, Header, ObjectKind, WriterIdentity, read_header
 from s2lite.model.errors import CorruptObject, StorageError, WriterFenced
 from s2lite.storage.manifest import MANIFEST_PREFIX, manifest_key
+from s2lite.storage.numbered import numbered
 from s2lite.storage.object_store import ObjectNotFound, ObjectStore, ObjectTooShort
 from s2lite.storage.retry import retrying
 
@@ -169,9 +170,10 @@ class Ownership:
     async def _newest_listed(self) -> int:
         """The number of the newest manifest, by a listing."""
         while True:
-            listed = await retrying(
+            found = await retrying(
                 MANIFEST_PREFIX, lambda: self.store.list(MANIFEST_PREFIX), self.rng
             )
+            listed = numbered(found, MANIFEST_PREFIX)
             newest = listed[-1].key if listed else MANIFEST_PREFIX
             ours = manifest_key(self.manifest_number())
             if newest < ours:

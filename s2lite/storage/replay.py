@@ -27,6 +27,7 @@ from s2lite.model.log import AppendEntry, CatalogFacts, LogEntry, StreamId
 from s2lite.model.positions import StreamPosition
 from s2lite.storage.damage import Damage, refuse_newer_format
 from s2lite.storage.fetching import Wanted, fetching
+from s2lite.storage.numbered import numbered
 from s2lite.storage.object_store import ObjectInfo, ObjectNotFound, ObjectStore
 from s2lite.storage.retry import retrying
 from s2lite.storage.wal import WAL_PREFIX, wal_key
@@ -115,9 +116,10 @@ class Replay:
 
     async def _list(self) -> list[ObjectInfo]:
         before = wal_key(self.number - 1) if self.number else ""
-        return await retrying(
+        listed = await retrying(
             WAL_PREFIX, lambda: self.store.list(WAL_PREFIX, start_after=before), self.rng
         )
+        return numbered(listed, WAL_PREFIX)
 
     async def _replay_listed(self, listed: Sequence[ObjectInfo]) -> None:
         """Replay the listed objects up to the first gap."""

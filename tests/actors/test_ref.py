@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
+import weakref
 
 import attrs
 import pytest
@@ -376,3 +378,18 @@ async def test_the_end_of_the_actor_disposes_of_every_question(
     await supervisor.stop(ref)
     assert disposed == [reply]
     assert not reply.succeeded
+
+
+async def test_nothing_of_an_actor_that_was_stopped_is_left_for_the_collector_of_cycles(
+    supervisor: Supervisor,
+) -> None:
+    gc.disable()
+    try:
+        ref = await supervisor.start(ActorSpec("counter", Counter))
+        cell = weakref.ref(ref._cell)
+        await supervisor.stop(ref)
+        del ref
+        await wait_all_tasks_blocked()
+        assert cell() is None
+    finally:
+        gc.enable()

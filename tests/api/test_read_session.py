@@ -11,6 +11,7 @@ import zstandard
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from s2lite.codec import s2_pb2
+from s2lite.model.limits import MAX_BATCH_BYTES, MAX_FRAME_LENGTH
 from tests.api.frames import append_message, parse_frames
 from tests.fakes.asgi_client import AsgiClient, Exchange
 
@@ -60,6 +61,52 @@ class TestS2S:
         assert headers.items() >= {"content-type": "s2s/proto", **UNBUFFERED}.items()
         assert "content-encoding" not in headers
         assert "content-length" not in headers
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("records", [1, 2, 1000])
+    async def test_tiny_headers_that_double_in_size_are_cut_into_frames_that_fit(
+        self, client: AsgiClient, records: int
+    ) -> None:
+        await append(client, b"first")
+        message = s2_pb2.AppendInput()
+        room = MAX_BATCH_BYTES - 8 * records
+        for index in range(records):
+            record = message.records.add()
+            for _ in range(room // 4 // records):
+                header = record.headers.add()
+                header.name, header.value = b"n", b"v"
+            record.timestamp = index
+        body = message.SerializeToString()
+        assert len(body) > 2 * 1024 * 1024 - 50_000
+        reply = await client.request("POST", RECORDS, body, content_type="application/protobuf")
+        assert reply.status == 200
+        reply = await client.request("GET", f"{RECORDS}?seq_num=0&wait=0", **S2S)
+        frames = parse_frames(reply.body)
+        assert max(1 + len(frame.payload) for frame in frames) <= MAX_FRAME_LENGTH
+        seq_nums = [record.seq_num for frame in frames for record in frame.batch.records]
+        assert seq_nums == list(range(1 + records))
+
+    @pytest.mark.slow
+    async def test_a_follower_gets_the_tail_of_a_batch_that_fills_a_frame_by_itself(
+        self, client: AsgiClient
+    ) -> None:
+        message = s2_pb2.AppendInput()
+        record = message.records.add()
+        for _ in range(262_142):
+            header = record.headers.add()
+            header.name, header.value = b"n", b"v"
+        async with client.exchange("GET", f"{RECORDS}?wait=5", **S2S) as exchange:
+            await exchange.end()
+            await exchange.head()
+            await next_batch(exchange)
+            body = message.SerializeToString()
+            reply = await client.request("POST", RECORDS, body, content_type="application/protobuf")
+            assert reply.status == 200
+            records, tail = parse_frames(await exchange.body())
+        assert 1 + len(records.payload) <= MAX_FRAME_LENGTH
+        assert len(records.batch.records) == 1
+        assert not records.batch.HasField("tail")
+        assert (len(tail.batch.records), tail.batch.tail.seq_num) == (0, 1)
 
     async def test_a_head_request_gets_the_head_alone(self, client: AsgiClient) -> None:
         reply = await client.request("HEAD", RECORDS, **S2S)

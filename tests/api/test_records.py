@@ -459,41 +459,6 @@ class TestAutoCreation:
         assert await tail_of(creating, MISSING + "/tail") == 10
 
 
-class TestEncryptedStream:
-    @pytest.fixture
-    async def encrypted(self, basin: AsgiClient) -> AsgiClient:
-        """A client of a basin with a cipher, and the stream `s`."""
-        await basin.request_json("PATCH", "/v1/basins/test-basin", {"stream_cipher": "aegis-256"})
-        await basin.request_json("POST", "/v1/streams", {"stream": "s"})
-        return basin
-
-    @pytest.mark.parametrize(
-        ("method", "headers"),
-        [
-            ("POST", {"content_type": "application/json"}),
-            ("POST", {"content_type": "s2s/proto"}),
-            ("GET", {}),
-            ("GET", {"accept": "text/event-stream"}),
-            ("GET", {"content_type": "s2s/proto"}),
-        ],
-    )
-    async def test_is_not_implemented_for_records(
-        self, encrypted: AsgiClient, method: str, headers: dict[str, str]
-    ) -> None:
-        reply = await encrypted.request(method, RECORDS, b'{"records":[{}]}', **headers)
-        assert (reply.status, reply.code) == (501, "not_implemented")
-        assert "aegis-256" in reply.json()["message"]
-
-    async def test_has_a_tail(self, encrypted: AsgiClient) -> None:
-        assert await tail_of(encrypted) == 0
-
-    async def test_a_key_is_ignored_where_there_is_no_cipher(self, client: AsgiClient) -> None:
-        reply = await client.request_json(
-            "POST", RECORDS, {"records": [{}]}, s2_encryption_key="!!!!"
-        )
-        assert reply.status == 200
-
-
 async def test_a_deleted_stream_is_pending_or_gone(client: AsgiClient) -> None:
     await append(client, "a")
     assert (await client.request("DELETE", "/v1/streams/s")).status == 202

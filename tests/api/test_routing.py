@@ -202,3 +202,14 @@ class TestProtocols:
 
         await app({"type": "websocket", "path": "/"}, receive, send)
         assert sent == ["websocket.close"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/basins"), ("PATCH", "/v1/streams/s")])
+async def test_a_client_that_goes_inside_its_body_is_no_error(
+    basin: AsgiClient, caplog: pytest.LogCaptureFixture, method: str, path: str
+) -> None:
+    async with basin.exchange(method, path, content_type="application/json") as exchange:
+        await exchange.send(b'{"basin":')
+        await exchange.disconnect()
+        assert (await exchange.reply()).status == 400
+    assert [each for each in caplog.records if each.levelname == "ERROR"] == []

@@ -211,3 +211,23 @@ async def test_trims_during_a_look_are_looked_at_later(
         await trio.sleep(2 * WEIGHING_INTERVAL_SECONDS)
         assert compacting.engine.numbers(ONE) == compacting.engine.numbers(TWO) == []
         compacting.engine.check()
+
+
+async def test_a_segment_that_was_replaced_before_it_was_weighed_is_not_taken_for_damaged(
+    autojump_clock: object,
+) -> None:
+    """The pass over all segments takes a while, and what was merged meanwhile may be deleted."""
+    async with running(TINY) as compacting:
+        engine = compacting.engine
+        for _ in range(2):
+            await compacting.flush()
+        waiting = list(engine.manifest.value.segments)
+        await compacting.flush()
+        assert engine.tiers == [1]
+        for info in waiting:
+            await engine.store.delete(segment_key(info.object_id))
+    async with running(TINY, engine.store) as again:
+        fates = again.engine.fates
+        fates.unweighed = waiting
+        await fates.weigh_some(len(waiting))
+        assert (again.engine.damage.count, fates.blocked) == (0, set())

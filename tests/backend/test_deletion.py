@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from s2lite.backend.backend import Backend, Purpose
-from s2lite.backend.tasks.deletion import RECHECK_SECONDS
+from s2lite.backend.tasks.deletion import RECHECK_SECONDS, STREAMS_LISTED
 from s2lite.model.config import (
     BasinConfig,
     BasinReconfiguration,
@@ -35,6 +35,7 @@ from tests.backend.world import (
     STREAM,
     append_of,
     bodies,
+    collect,
     following,
     new_stream,
     open_stream,
@@ -224,6 +225,17 @@ async def test_a_follower_gets_the_terminal_record_and_then_the_end(
     assert len(errors) == 1
 
 
+async def test_whoever_comes_to_follow_a_deleted_stream_is_told_before_it_is_removed(
+    store: FakeObjectStore, autojump_clock: MockClock
+) -> None:
+    async with running_backend(store) as backend, trio.open_nursery() as nursery:
+        stream = await new_stream(backend)
+        removal = await held_removal(nursery, store, backend)
+        with trio.fail_after(60), pytest.raises(StreamUnavailable):
+            await collect(stream, following(1), [])
+        removal.release()
+
+
 async def test_a_handle_of_a_stream_that_is_gone_can_do_nothing() -> None:
     async with running_backend() as backend:
         stream = await new_stream(backend)
@@ -313,6 +325,24 @@ async def test_a_basin_takes_its_streams_with_it(autojump_clock: MockClock) -> N
         assert (await backend.list_basins(ListRequest())).items == ()
         assert await listed(backend) == []
         assert await (await new_stream(backend, "s0")).check_tail() == StreamPosition.ZERO
+
+
+async def test_the_streams_of_a_large_basin_go_together(
+    store: FakeObjectStore, autojump_clock: MockClock
+) -> None:
+    streams = STREAMS_LISTED + 1
+    async with running_backend(store) as backend:
+        await backend.create_basin(BASIN, ON_BOTH, None)
+        async with trio.open_nursery() as nursery:
+            for number in range(streams):
+                name = StreamName(f"s{number}")
+                nursery.start_soon(backend.create_stream, BASIN, name, EMPTY, None)
+        before = len(store.operations(Op.PUT_NEW, "wal/"))
+        await backend.delete_basin(BASIN)
+        await wait_all_tasks_blocked()
+        assert (await backend.list_basins(ListRequest())).items == ()
+        # One for each deletion and each removal would be twice as many as there are streams.
+        assert len(store.operations(Op.PUT_NEW, "wal/")) - before < streams / 2
 
 
 async def test_what_is_answered_while_a_basin_goes(store: FakeObjectStore) -> None:

@@ -205,6 +205,19 @@ async def test_an_object_is_closed_at_its_target_size() -> None:
         assert counts == [1, 3, 3, 1]
 
 
+async def test_an_object_is_closed_at_its_greatest_number_of_entries() -> None:
+    async with running(layout=Layout(wal_object_entries=3)) as writer:
+        gate = writer.store.hold(wal_key(0))
+        writer.submit("first")
+        await gate.wait_held()
+        for name in names(7):
+            writer.submit(name)
+        gate.release()
+        await wait_all_tasks_blocked()
+        counts = [len((await read_wal(writer.store, number))[1]) for number in range(4)]
+        assert counts == [1, 3, 3, 1]
+
+
 async def test_a_submission_above_the_target_size_is_an_object_of_its_own() -> None:
     async with running() as writer:
         gate = writer.store.hold(wal_key(0))
@@ -326,6 +339,21 @@ async def test_an_object_that_is_full_does_not_wait(autojump_clock: MockClock) -
         assert len(writer.puts) == 3
         await trio.sleep(1001)
         assert writer.durable == names(10)
+
+
+async def test_an_object_with_all_the_entries_it_may_have_does_not_wait(
+    autojump_clock: MockClock,
+) -> None:
+    layout = Layout(wal_object_entries=3)
+    async with running(layout=layout, pacing=Pacing(1000.0, burst=1)) as writer:
+        writer.submit("first")
+        await wait_all_tasks_blocked()
+        for name in names(7):
+            writer.submit(name)
+            await wait_all_tasks_blocked()
+        assert writer.durable == ["first", *names(6)]
+        await trio.sleep(1001)
+        assert writer.durable == ["first", *names(7)]
 
 
 # --- falling behind -----------------------------------------------------------------------------

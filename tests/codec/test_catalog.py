@@ -70,6 +70,7 @@ def test_a_config_is_stored_in_full_so_that_a_new_default_does_not_change_old_st
         b'{"change":"StreamReconfigured","stream_id":"00",'
         b'"config":{"retention_policy":{"age_seconds":0}}}',
         b'{"change":"BasinRemoved","name":"\xff"}',
+        b'{"change":' + b"[" * 100_000,
     ],
 )
 def test_what_is_no_change_is_a_damaged_object(data: bytes) -> None:

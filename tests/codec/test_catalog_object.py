@@ -269,6 +269,7 @@ def test_fields_that_a_later_version_added_are_ignored() -> None:
         with_content(b"\xc1"),
         with_content(msgspec.msgpack.encode([])),
         with_content(msgspec.msgpack.encode({})),
+        with_content(b"\x91" * 100_000),
         with_content(ENCODED[0][PAGE_HEAD_BYTES:] + b"\x00"),
         with_stream((0, "text")),
         with_stream((1, 1)),

@@ -85,6 +85,7 @@ def test_any_truncation_is_found() -> None:
         b'{"runs":[{"tier":0,"segments":[[1,2,3,4,"00",5,"00",6,7]]}]}',
         b'{"runs":[{"tier":0,"segments":[[1,2,3,4,"zz",5,"00",6,7,8]]}]}',
         b'{"runs":[{"tier":0,"segments":[[1,2,3,4,"\xff\xff",5,"00",6,7,8]]}]}',
+        b'{"unheard":' + b"[" * 100_000,
     ],
 )
 def test_a_sealed_body_that_is_no_manifest_is_found(body: bytes) -> None:

@@ -10,10 +10,12 @@ from s2lite.codec.protobuf import (
     RecordMeta,
     build_batch,
     decode_append_input,
+    decode_payload,
     encode_records,
     encode_tail,
     record_metas,
     slice_records,
+    split_payload,
 )
 from s2lite.model.errors import InvalidInput, ProtobufError
 from s2lite.model.limits import MAX_BATCH_BYTES, MAX_RECORD_BYTES
@@ -329,6 +331,19 @@ def test_a_slice_of_a_payload_is_the_payload_of_those_records(start: int, stop: 
     bodies = [b"a", b"bb", b"", b"dddd"]
     expected = payload_of(*bodies[start:stop], first_seq_num=start) if bodies[start:stop] else b""
     assert slice_records(payload_of(*bodies), start, stop) == expected
+
+
+def test_a_payload_is_split_between_records() -> None:
+    batch = s2_pb2.ReadBatch()
+    for size in (10, 500, 10, 10, 90, 0):
+        batch.records.add(body=bytes(size))
+    payload = batch.SerializeToString()
+    parts = split_payload(payload, 100)
+    assert b"".join(parts) == payload
+    assert [len(decode_payload(part)) for part in parts] == [1, 1, 2, 2]
+    assert [len(part) <= 100 for part in parts] == [True, False, True, True]
+    assert split_payload(payload, len(payload)) == [payload]
+    assert split_payload(b"", 100) == []
 
 
 def test_a_payload_that_does_not_decode_is_an_error_and_no_crash() -> None:

@@ -159,11 +159,13 @@ class Record:
 class Totals:
     count: int
     metered_bytes: int
+    first_timestamp: int
     last_timestamp: int
 
 
 def totals(records: list[Record]) -> Totals:
-    return Totals(len(records), sum(each.metered_bytes for each in records), records[-1].timestamp)
+    size = sum(each.metered_bytes for each in records)
+    return Totals(len(records), size, records[0].timestamp, records[-1].timestamp)
 
 
 def batch(*sizes: int, timestamp: int = 0) -> list[Record]:
@@ -266,6 +268,7 @@ def test_limits_on_batches_admit_what_going_through_the_records_admits(
         else:
             count, size = allowance.admitted_prefix(records)
             assert count < len(records)
+        assert not (allowance.admits_none(totals(records)) and count)
         allowance.take(count, size)
         delivered += records[:count]
         if count < len(records):

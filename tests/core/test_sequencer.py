@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 
 from s2lite.core.sequencer import Refusal, Sequencer, assign_timestamps
 from s2lite.model.config import StreamConfig, TimestampingMode
-from s2lite.model.errors import FencingTokenMismatch, InvalidInput, SeqNumMismatch
+from s2lite.model.errors import (
+    CipherExhausted,
+    FencingTokenMismatch,
+    InvalidInput,
+    SeqNumMismatch,
+)
 from s2lite.model.limits import TERMINAL_TRIM_POINT, U64_MAX
 from s2lite.model.positions import StreamPosition
 from s2lite.model.records import AppendBatch, AppendInput, Command, Fence, Trim
@@ -380,3 +385,34 @@ def test_any_sequence_of_appends_does_what_the_model_does(
         assert sequencer.fencing_token == model.token
         surviving = {n for n in range(len(model.items)) if n >= sequencer.trim_point}
         assert surviving == model.survivors
+
+
+@pytest.mark.parametrize(
+    ("items", "fits"),
+    [
+        ([None, None], True),
+        ([None, None, None], False),
+        ([None, None, Fence("t"), Trim(1)], True),
+        ([Fence("t"), None, None], False),
+        ([Fence("t")] * 5, True),
+        ([Fence("t")] * 5 + [None], False),
+    ],
+)
+def test_only_commands_get_numbers_above_those_of_the_cipher(items: list[Item], fits: bool) -> None:
+    sequencer = Sequencer(StreamPosition(99, 5), max_seq_num=100)
+    if fits:
+        assert sequencer.assign(append(*items), PREFER, NOW).first_seq_num == 99
+        return
+    with pytest.raises(Refusal) as caught:
+        sequencer.assign(append(*items), PREFER, NOW)
+    assert isinstance(caught.value.error, CipherExhausted)
+    assert caught.value.depends_on == 99
+    assert sequencer.tail == StreamPosition(99, 5)
+    assert sequencer.fencing_token == ""
+
+
+def test_a_condition_goes_before_numbers_that_have_run_out() -> None:
+    sequencer = Sequencer(StreamPosition(99, 5), max_seq_num=98)
+    with pytest.raises(Refusal) as caught:
+        sequencer.assign(append(None, match=1), PREFER, NOW)
+    assert isinstance(caught.value.error, SeqNumMismatch)

@@ -23,6 +23,8 @@ def test_every_error_has_a_text() -> None:
         errors.InvalidInput("no"),
         errors.NotImplementedYet("encryption"),
         errors.JsonError("no"),
+        errors.EncryptionKeyMissing("aegis-256"),
+        errors.DecryptionFailed(),
         errors.BasinNotFound("b"),
         errors.BasinExists("b"),
         errors.StreamExists("b", "s"),

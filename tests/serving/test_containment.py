@@ -220,3 +220,24 @@ async def test_a_client_may_vanish_at_any_point(
     await server.app.until_idle()
     assert await server.is_healthy()
     assert errors() == []
+
+
+async def test_a_send_that_fails_is_not_held_against_the_application(
+    start_server: StartServer, errors: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await start_server()
+    send_all = trio.SocketStream.send_all
+
+    async def send_to_nobody(stream: trio.SocketStream, data: bytes) -> None:
+        if stream.socket.getsockname()[1] == server.port:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError  # and whoever reads has not noticed
+        await send_all(stream, data)
+
+    clients = [await server.h1() for _ in range(10)]  # which task is first is left to chance
+    monkeypatch.setattr(trio.SocketStream, "send_all", send_to_nobody)
+    for client in clients:
+        await client.send(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert await client.read_to_eof() == b""
+    await server.app.until_idle()
+    assert errors() == []

@@ -466,3 +466,107 @@ async def test_many_requests_on_one_connection_leave_nothing_behind(
     before = objects()
     await request_many(18_000)
     assert objects() < before + 2000  # the client's timeouts leave some behind
+
+
+def header_block(size: int) -> bytes:
+    """GET / with one long header, none of it compressed."""
+    length = size - 127
+    varint = b"\x7f"
+    while length > 0x7F:
+        varint += bytes([length & 0x7F | 0x80])
+        length >>= 7
+    return GET_HEAD + b"\x00\x01x" + varint + bytes([length]) + b"v" * size
+
+
+def headers_frames(stream_id: int, block: bytes, piece: int = 16_000) -> bytes:
+    """The block in a HEADERS frame and as many CONTINUATION frames as it takes."""
+    pieces = [block[start : start + piece] for start in range(0, len(block), piece)]
+    frames = [frame(1, 1, stream_id, pieces[0])]
+    frames += [frame(9, 0, stream_id, each) for each in pieces[1:]]
+    return b"".join(frames[:-1]) + frame(9, 4, stream_id, pieces[-1])
+
+
+@pytest.mark.parametrize("size", [66_000, 200_000])
+async def test_a_header_list_over_the_limit_is_answered_and_costs_no_connection(
+    start_server: StartServer, size: int
+) -> None:
+    server = await start_server()
+    client = await server.h2()
+    stream_id = client.h2.get_next_available_stream_id()
+    client.h2.send_headers(stream_id, [(":method", "GET"), (":scheme", "http"), (":path", "/"),
+                                       (":authority", "a")])  # fmt: skip
+    client.h2.data_to_send()  # h2 would not send what is to be sent
+    client.answers[stream_id] = Answer()
+    block = header_block(size).replace(b"\x01\x01a", b"\x41\x01a")
+    await client.stream.send_all(headers_frames(stream_id, block))
+    assert (await client.answer(stream_id)).status == 431
+    assert server.app.notes == []
+
+
+async def test_a_header_block_far_over_the_limit_ends_the_connection_before_it_is_whole(
+    start_server: StartServer, errors: Callable[[], list[str]]
+) -> None:
+    server = await start_server()
+    client = await server.h2()
+    block = header_block(300_000)
+    await client.stream.send_all(headers_frames(1, block)[:-1])  # the last byte never comes
+    await client.until(lambda: client.saw(h2.events.ConnectionTerminated))
+    assert await server.is_healthy()
+    assert errors() == []
+
+
+@pytest.mark.parametrize(
+    "beginning", [frame(1, 1, 1, GET_HEAD), frame(1, 5, 1, GET_HEAD)[:-2], frame(4, 0, 0)[:5]]
+)
+async def test_a_head_that_does_not_end_is_given_up(
+    start_server: StartServer, patient_clock: trio.testing.MockClock, beginning: bytes
+) -> None:
+    server = await start_server(head_timeout_seconds=30, keep_alive_seconds=180)
+    client = await server.h2()
+    began = trio.current_time()
+    await client.stream.send_all(beginning)
+    await trio.sleep(29)
+    await client.until_eof()
+    assert 30 <= trio.current_time() - began < 31
+
+
+@pytest.mark.slow
+async def test_a_head_that_drips_in_is_cut_off(
+    start_server: StartServer, patient_clock: trio.testing.MockClock
+) -> None:
+    server = await start_server(head_timeout_seconds=30, keep_alive_seconds=180)
+    client = await server.h2()
+    began = trio.current_time()
+    with pytest.raises(trio.BrokenResourceError):  # noqa: PT012
+        for byte in headers_frames(1, header_block(17_000)):
+            await client.stream.send_all(bytes([byte]))
+            await trio.sleep(1)
+    assert 30 <= trio.current_time() - began < 33
+
+
+async def test_a_frame_that_drips_in_beside_an_open_stream_is_awaited(
+    start_server: StartServer, patient_clock: trio.testing.MockClock
+) -> None:
+    server = await start_server(head_timeout_seconds=30)
+    client = await server.h2()
+    stream_id = await client.request("/gated")
+    ping = frame(6, 0, 0, b"12345678")
+    for byte in ping:
+        await client.stream.send_all(bytes([byte]))
+        await trio.sleep(10)
+    server.app.gate.set()
+    assert (await client.answer(stream_id)).body == b"opened"
+    assert client.saw(h2.events.PingAckReceived)
+
+
+async def test_a_body_may_take_its_time(
+    start_server: StartServer, patient_clock: trio.testing.MockClock
+) -> None:
+    server = await start_server()
+    client = await server.h2()
+    stream_id = await client.request("/length", method="POST", end=False)
+    for _ in range(3):
+        await trio.sleep(3600)
+        await client.send(stream_id, b"a")
+    await client.send(stream_id, b"", end=True)
+    assert (await client.answer(stream_id)).body == b"3"

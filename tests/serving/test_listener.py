@@ -188,6 +188,57 @@ async def test_tls_selects_the_protocol_by_alpn(tls_port: int, protocol: str) ->
     await trio.aclose_forcefully(stream)
 
 
+async def connect_by_tls(port: int, protocol: str) -> trio.SSLStream[trio.SocketStream]:
+    client_side = ssl.create_default_context(cafile=CERTIFICATE)
+    client_side.set_alpn_protocols([protocol])
+    stream = await trio.open_ssl_over_tcp_stream(
+        "127.0.0.1", port, https_compatible=True, ssl_context=client_side
+    )
+    await stream.do_handshake()
+    assert stream.selected_alpn_protocol() == protocol
+    return stream
+
+
+async def test_sessions_over_tls_do_not_wait_for_each_other(tls_port: int) -> None:
+    client = H2Client(await connect_by_tls(tls_port, "h2"))
+    client.h2.initiate_connection()
+    client.h2.increment_flow_control_window(2**24)
+    await client.flush()
+    await client.until(lambda: client.saw(h2.events.RemoteSettingsChanged))
+    client.returns_credit = False
+    unread = await client.request("/megabyte")
+    stalled = await client.request("/unread", method="POST", end=False)
+    await client.send(stalled, bytes(2 * 2**20))
+    session = await client.request("/echo", method="POST", end=False)
+    for turn in range(1, 4):
+        await client.send(session, b"ping")
+        await client.until(lambda turn=turn: client.answers[session].body == b"ping" * turn)  # type: ignore[misc]  # bound early on purpose
+    brisk = await client.request("/length", method="POST", end=False)
+    await client.send(brisk, bytes(3 * 2**20), end=True)
+    assert (await client.answer(brisk)).body == b"%d" % (3 * 2**20)
+    client.h2.increment_flow_control_window(2**20, unread)
+    await client.flush()
+    assert len((await client.answer(unread)).body) == 2**20
+    await client.aclose()
+
+
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+async def test_a_client_may_vanish_from_tls_at_any_point(
+    tls_port: int, errors: Callable[[], list[str]], protocol: str
+) -> None:
+    hello = await H1Client.connect(tls_port)
+    await hello.send(b"\x16\x03\x01\x02\x00\x01")  # the first bytes of a handshake
+    await hello.aclose()
+    for sent in (b"", b"GET /megabyte HT", b"GET /megabyte HTTP/1.1\r\nhost: x\r\n\r\n"):
+        stream = await connect_by_tls(tls_port, protocol)
+        await stream.send_all(sent or b"PRI")
+        await trio.aclose_forcefully(stream)  # without the goodbye of TLS
+    last = H1Client(await connect_by_tls(tls_port, "http/1.1"))
+    assert await last.get("/hello") == b"hello"
+    await last.aclose()
+    assert errors() == []
+
+
 async def test_a_client_without_tls_is_let_go(
     tls_port: int, errors: Callable[[], list[str]]
 ) -> None:

@@ -472,6 +472,20 @@ async def test_a_catalog_that_is_damaged_in_both_copies_is_left_as_it_is() -> No
         for _ in range(2):
             await engine.compactor.compact_catalog()
             assert engine.manifest.value == before
+        assert not engine.damage.catalog_is_whole
+        assert set(engine.damage.items) == {key, key + ".copy"}
+        assert len(engine.store.operations(Op.GET, key)) == 2, "it is read again and again"
+
+
+async def test_a_catalog_is_merged_although_the_wal_has_lost_changes_of_it() -> None:
+    async with open_engine() as engine:
+        await many_catalog_objects(engine)
+        engine.damage.catalog_is_whole = False
+        engine.damage.report("wal/00000000000000000007", "it is missing")
+        await engine.compactor.compact_catalog()
+        assert len(engine.manifest.value.catalog) == 1
+        assert not engine.damage.catalog_is_whole
+        await engine.check_catalog()
 
 
 async def test_a_merge_of_the_catalog_that_fails_reports_its_garbage() -> None:

@@ -11,7 +11,7 @@ from actors.testing import VirtualClock
 from s2lite.model.errors import WriterFenced
 from s2lite.model.manifest import Manifest
 from s2lite.storage.manifest import manifest_key
-from tests.fakes.object_store import FakeObjectStore, Latency
+from tests.fakes.object_store import FakeObjectStore, Fault, Latency, Op
 from tests.storage.path_writer import PathWriter, read_manifests
 
 
@@ -113,3 +113,52 @@ async def test_ids_of_new_objects_are_never_given_twice(store: FakeObjectStore) 
     successor = await PathWriter.open(store, VirtualClock(), seed=1)
     given = [each.manifest.new_object_id() for each in (writer, successor) for _ in range(10)]
     assert len(set(given)) == 20
+
+
+async def give_up_a_commit(store: FakeObjectStore, writer: PathWriter) -> None:
+    """Have the writer commit a floor of 5; it is written, and the writer does not learn it."""
+    gate = store.hold("manifest/", after_effect=True)
+    with trio.move_on_after(1):
+        await writer.manifest.commit(lambda old: attrs.evolve(old, wal_floor=5))
+    gate.release()
+    assert writer.manifest.value.wal_floor == 0
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR_BEFORE, Fault.STALL_BEFORE])
+async def test_the_earlier_one_is_found_though_the_store_is_briefly_away(
+    store: FakeObjectStore, autojump_clock: MockClock, fault: Fault
+) -> None:
+    writer = await PathWriter.open(store, VirtualClock(0))
+    await give_up_a_commit(store, writer)
+    store.fail_next(Op.GET, "manifest/", fault)
+    with trio.fail_after(60):
+        await writer.manifest.commit(lambda old: attrs.evolve(old, wal_in_flight=7))
+    assert (writer.manifest.value.wal_floor, writer.manifest.value.wal_in_flight) == (5, 7)
+    assert writer.manifest.number == 3
+
+
+async def test_that_the_earlier_one_was_written_proves_nothing_about_now(
+    store: FakeObjectStore, autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """Another server has taken over between the two, and may have acked what this one lacks."""
+    clock = VirtualClock(0)
+    writer = await PathWriter.open(store, clock)
+    await give_up_a_commit(store, writer)
+    newer = await PathWriter.open(store, clock, seed=1)
+    clock.suspend(30)
+    assert not writer.manifest.ownership.is_current
+
+    gate = store.hold(manifest_key(newer.manifest.number))
+    outcomes: list[WriterFenced] = []
+
+    async def commit() -> None:
+        with pytest.raises(WriterFenced) as fenced:
+            await writer.manifest.commit(lambda old: old)
+        outcomes.append(fenced.value)
+
+    nursery.start_soon(commit)
+    await gate.wait_held()
+    assert not writer.manifest.ownership.is_current
+    gate.release()
+    await trio.sleep(1)
+    assert outcomes

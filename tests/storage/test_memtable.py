@@ -13,7 +13,12 @@ from s2lite.model.log import AppendEntry, BasinRecord, StreamId, StreamRecord, S
 from s2lite.model.names import BasinName, StreamName
 from s2lite.model.records import SequencedBatch
 from s2lite.storage.layout import Layout
-from s2lite.storage.memtable import ENTRY_COST_BYTES, FACT_COST_BYTES, Memtable
+from s2lite.storage.memtable import (
+    ENTRY_COST_BYTES,
+    FACT_COST_BYTES,
+    FEW_ENTRIES,
+    Memtable,
+)
 
 ONE, TWO = StreamId(b"1" * 16), StreamId(b"2" * 16)
 BASIN = BasinName("basin-one")
@@ -257,17 +262,28 @@ def test_dropping_a_stream_hides_its_batches_and_leaves_the_others(log: Log) -> 
 
 
 def test_the_pieces_of_a_table_are_all_there_is_in_it_with_the_containers_last(log: Log) -> None:
-    log.append(ONE)
+    for _ in range(FEW_ENTRIES + 1):
+        log.append(ONE)
     log.append(TWO)
     log.memtable.drop(ONE)
     log.memtable.stream_changed(ONE, state_of(ONE))
     record = BasinRecord(BASIN, BasinConfig(), 5)
     log.memtable.basin_changed(BASIN, record)
-    *values, one, other = log.memtable.active.pieces()
+    *values, two, one = log.memtable.active.pieces()
+    assert isinstance(two, tuple)
     assert isinstance(one, list)
-    assert isinstance(other, list)
-    assert {id(each) for each in values} >= {id(record), id(one[0]), id(other[0])}
-    assert len(values) == 4
+    assert (len(two), len(one)) == (1, FEW_ENTRIES + 1)
+    assert {id(each) for each in values} >= {id(record), *map(id, one), *map(id, two)}
+    assert len(values) == 2 + len(one) + len(two)
+
+
+def test_few_batches_of_a_stream_and_many_are_found_alike(log: Log) -> None:
+    for count in range(1, FEW_ENTRIES + 3):
+        log.append(ONE)
+        assert firsts(log.memtable, ONE, 0, 99) == list(range(count))
+        assert [each.batch.first_seq_num for each in log.memtable.active.entries(ONE)] == list(
+            range(count)
+        )
 
 
 @given(

@@ -703,6 +703,23 @@ async def test_segments_without_any_manifest_are_not_taken_for_garbage(
     assert set(store.objects) == before
 
 
+@pytest.mark.parametrize(
+    "name", ["zzz", "99999999999999999999", "00000000000000000001.old", "00000000000000000001/copy"]
+)
+@pytest.mark.parametrize("prefix", ["wal/", "manifest/"])
+async def test_what_somebody_else_has_put_there_is_no_part_of_the_log(
+    store: FakeObjectStore, prefix: str, name: str
+) -> None:
+    one = await writer(store, 1).open()
+    await store.put_new(prefix + name, b"not ours")
+    await one.write(*"abc")
+    for number in (2, 3):
+        again = await writer(store, number).open()
+        assert again.replayed == ["a", "b", "c"]
+        assert again.damage.count == 0
+    assert prefix + name in store.objects
+
+
 async def test_a_store_that_ignores_conditions_is_refused_before_anything_else_is_written(
     store: FakeObjectStore,
 ) -> None:

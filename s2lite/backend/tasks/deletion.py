@@ -4,6 +4,9 @@ What is to be done is read off the durable catalog each time, so nothing is lost
 missed signal: on start, on every kick and every now and then the actor does all there is to do.
 """
 
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final, TypeVar
+
 import attrs
 import trio
 
@@ -12,11 +15,20 @@ from s2lite.backend.catalog import Catalog
 from s2lite.backend.catalog_actor import CatalogClient
 from s2lite.backend.stream_handle import StreamRegistry, delete_through
 from s2lite.core import provisioning
-from s2lite.model.log import StreamId
+from s2lite.model.log import StreamId, StreamRecord
 from s2lite.model.names import BasinName
+from s2lite.model.resources import ListRequest
 
 RECHECK_SECONDS = 60.0
 """A deletion whose client went away before it was durable has kicked nobody; this finds it."""
+
+STREAMS_AT_ONCE: Final = 16
+"""So many streams are deleted, or removed, at a time: they share writes."""
+
+STREAMS_LISTED: Final = 100
+"""So many streams of a basin are looked up at a time: it may have very many."""
+
+T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -35,8 +47,7 @@ class DeletionActor(Actor[None]):
         """Do all there is to do: basins first, because they mark their streams deleted."""
         for name in self.catalog.deleted_basins():
             await self._delete_streams_of(name)
-        for stream_id in self.catalog.deleted_streams():
-            await self._remove_stream(stream_id)
+        await _for_each(self.catalog.deleted_streams(), self._remove_stream)
         for name in self.catalog.deleted_basins():
             await self._remove_basin(name)
 
@@ -46,9 +57,17 @@ class DeletionActor(Actor[None]):
             await trio.sleep(RECHECK_SECONDS)
 
     async def _delete_streams_of(self, basin: BasinName) -> None:
-        for entry in self.catalog.streams_of(basin):
-            if entry.record.deleted_at_ms is None:
-                await delete_through(self.streams, entry.record.stream_id)
+        request = ListRequest(limit=STREAMS_LISTED)
+        while True:
+            page = self.catalog.list_streams(basin, request)
+            await _for_each(page.items, self._delete_stream)
+            if not page.has_more:
+                return
+            request = attrs.evolve(request, start_after=page.items[-1].name)
+
+    async def _delete_stream(self, record: StreamRecord) -> None:
+        if record.deleted_at_ms is None:
+            await delete_through(self.streams, record.stream_id)
 
     async def _remove_stream(self, stream_id: StreamId) -> None:
         await self.streams.stop_key(stream_id)
@@ -59,6 +78,19 @@ class DeletionActor(Actor[None]):
 
     async def _remove_basin(self, name: BasinName) -> None:
         await self.catalog_client.mutate(lambda view: provisioning.remove_basin(view, name))
+
+
+async def _for_each(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Do the work for all items, `STREAMS_AT_ONCE` of them at a time."""
+    queue = iter(items)
+
+    async def work_off() -> None:
+        for item in queue:
+            await work(item)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(STREAMS_AT_ONCE):
+            nursery.start_soon(work_off)
 
 
 @attrs.frozen(eq=False)
