@@ -3,11 +3,13 @@
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import ParamSpec, TypeVar
 
 from s2_sdk import (
     S2,
     AppendInput,
+    AppendRetryPolicy,
     Compression,
     Endpoints,
     ReadSession,
@@ -52,6 +54,16 @@ def connect(
         compression=compression,
         retry=Retry(max_attempts=attempts),
     )
+    return client
+
+
+def connect_patiently(
+    server: ServerProcess, policy: AppendRetryPolicy = AppendRetryPolicy.ALL
+) -> S2:
+    """A client that goes on trying for as long as a server may take to come back."""
+    endpoints = Endpoints(server.url, server.url)
+    shortest, longest = timedelta(milliseconds=50), timedelta(milliseconds=100)
+    client: S2 = S2("ignored", endpoints=endpoints, retry=Retry(200, shortest, longest, policy))
     return client
 
 

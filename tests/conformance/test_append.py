@@ -22,6 +22,7 @@ from s2_sdk import (
     metered_bytes,
 )
 
+from tests.conformance.cases import case
 from tests.conformance.sdk import (
     BOTH_STORAGES,
     batch,
@@ -43,6 +44,7 @@ every_compression = pytest.mark.parametrize(
 )
 
 
+@case(37, 39, 140, 157)
 @every_compression
 @on_asyncio
 async def test_what_is_appended_is_read_back(
@@ -68,6 +70,7 @@ async def test_what_is_appended_is_read_back(
         assert await s2[basin][stream].check_tail() == ack.tail
 
 
+@case(40, 41)
 @on_asyncio
 async def test_a_batch_may_be_as_large_as_the_limits_say(
     server: ServerProcess, basin: str, stream: str
@@ -80,6 +83,7 @@ async def test_a_batch_may_be_as_large_as_the_limits_say(
         assert bodies((await target.read(start=SeqNum(1000))).records) == [largest]
 
 
+@case(45)
 @on_asyncio
 async def test_concurrent_appends_each_get_a_place_of_their_own(
     server: ServerProcess, basin: str, stream: str
@@ -97,6 +101,7 @@ async def test_concurrent_appends_each_get_a_place_of_their_own(
 # --- conditions and commands --------------------------------------------------------------------
 
 
+@case(48, 49)
 @on_asyncio
 async def test_an_append_that_names_its_seq_num_gets_that_or_nothing(
     server: ServerProcess, basin: str, stream: str
@@ -112,6 +117,7 @@ async def test_an_append_that_names_its_seq_num_gets_that_or_nothing(
         assert bodies(await read_all(target)) == [b"a", b"b", b"c"]
 
 
+@case(50, 51, 52, 54)
 @on_asyncio
 async def test_a_fence_keeps_out_whoever_names_another_token(
     server: ServerProcess, basin: str, stream: str
@@ -129,6 +135,7 @@ async def test_a_fence_keeps_out_whoever_names_another_token(
         assert (await target.check_tail()).seq_num == 5
 
 
+@case(63, 64, 65)
 @on_asyncio
 async def test_trimmed_records_are_gone_and_numbering_goes_on(
     server: ServerProcess, basin: str, stream: str
@@ -162,6 +169,7 @@ async def _is_empty(target: S2Stream) -> bool:
 # --- timestamps ---------------------------------------------------------------------------------
 
 
+@case(69, 70)
 @on_asyncio
 async def test_timestamps_never_go_back(server: ServerProcess, basin: str, stream: str) -> None:
     async with connect(server) as s2:
@@ -172,6 +180,7 @@ async def test_timestamps_never_go_back(server: ServerProcess, basin: str, strea
         assert [each.timestamp for each in await read_all(target)] == [1000, 1000, 1100, 1100]
 
 
+@case(71, 74, 76)
 @on_asyncio
 async def test_a_new_timestamping_mode_is_in_force_with_the_next_append(
     server: ServerProcess, basin: str, stream: str
@@ -192,6 +201,7 @@ async def test_a_new_timestamping_mode_is_in_force_with_the_next_append(
 # --- streams that come with the first append ----------------------------------------------------
 
 
+@case(158, 161)
 @on_asyncio
 async def test_the_first_append_creates_the_stream_where_the_basin_allows_it(
     server: ServerProcess, basin: str
@@ -225,6 +235,7 @@ async def test_a_stream_made_by_a_session_gets_the_config_that_came_with_it(
 # --- sessions -----------------------------------------------------------------------------------
 
 
+@case(144, 150)
 @every_compression
 @on_asyncio
 async def test_a_session_appends_in_the_order_of_its_inputs(
@@ -244,6 +255,7 @@ async def test_a_session_appends_in_the_order_of_its_inputs(
         assert (await target.check_tail()).seq_num == len(sent)
 
 
+@case(145)
 @on_asyncio
 async def test_a_session_without_inputs_ends_in_good_order(
     server: ServerProcess, basin: str, stream: str
@@ -254,6 +266,7 @@ async def test_a_session_without_inputs_ends_in_good_order(
         assert (await s2[basin][stream].check_tail()).seq_num == 0
 
 
+@case(148)
 @on_asyncio
 async def test_a_failed_condition_ends_the_session_and_nothing_after_it_counts(
     server: ServerProcess, basin: str, stream: str
@@ -274,6 +287,7 @@ async def test_a_failed_condition_ends_the_session_and_nothing_after_it_counts(
         assert bodies(await read_all(target)) == [b"a"]
 
 
+@case(150)
 @on_asyncio
 async def test_a_session_carries_more_than_fits_into_any_window(
     server: ServerProcess, basin: str, stream: str

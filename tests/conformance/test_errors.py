@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.api.frames import append_message, command_message
+from tests.conformance.cases import case
 from tests.conformance.server_process import ServerProcess
 
 pytestmark = [pytest.mark.conformance]
@@ -419,6 +420,7 @@ WITHOUT_BASIN = [
 ]
 
 
+@case(1)
 @pytest.mark.parametrize(("method", "path"), WITHOUT_BASIN)
 def test_a_request_about_streams_must_name_its_basin(
     prepared: tuple[ServerProcess, dict[str, str]], method: str, path: str

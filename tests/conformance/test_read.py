@@ -21,6 +21,7 @@ from s2_sdk import (
     Timestamp,
 )
 
+from tests.conformance.cases import case
 from tests.conformance.sdk import (
     BOTH_STORAGES,
     batch,
@@ -95,6 +96,7 @@ def filled(http: httpx.Client, stream: str) -> str:
     return stream
 
 
+@case(78, 81, 82, 83, 87, 88, 92, 93, 94, 98)
 @pytest.mark.parametrize(("arguments", "expected"), BATCH_CASES.values(), ids=BATCH_CASES)
 @on_asyncio
 async def test_a_read_gets_what_its_start_and_limits_say(
@@ -112,6 +114,7 @@ async def test_a_read_gets_what_its_start_and_limits_say(
             assert seq_nums(await drain(session)) == expected
 
 
+@case(82, 84, 85, 87, 89)
 @pytest.mark.parametrize("arguments", PAST_THE_TAIL.values(), ids=PAST_THE_TAIL)
 @on_asyncio
 async def test_a_read_that_can_get_nothing_is_told_the_tail(
@@ -123,6 +126,7 @@ async def test_a_read_that_can_get_nothing_is_told_the_tail(
         assert (refusal.value.tail.seq_num, refusal.value.tail.timestamp) == (10, 5000)
 
 
+@case(77, 91)
 @on_asyncio
 async def test_a_fresh_stream_has_nothing_to_read(
     server: ServerProcess, basin: str, stream: str
@@ -137,6 +141,7 @@ async def test_a_fresh_stream_has_nothing_to_read(
         assert await read_all(target) == []
 
 
+@case(79, 80, 121)
 @on_asyncio
 async def test_a_batch_has_at_most_a_thousand_records_or_a_mebibyte(
     server: ServerProcess, basin: str, stream: str
@@ -173,6 +178,7 @@ async def test_commands_are_left_out_on_request(
         assert seq_nums(read.records) == [0, 3]
 
 
+@case(159)
 @on_asyncio
 async def test_a_read_creates_the_stream_where_the_basin_allows_it(
     server: ServerProcess, basin: str
@@ -195,6 +201,7 @@ async def test_a_read_creates_the_stream_where_the_basin_allows_it(
 # --- waiting and following ----------------------------------------------------------------------
 
 
+@case(97)
 @on_asyncio
 async def test_a_read_that_waits_gets_the_next_append_and_its_tail(
     server: ServerProcess, basin: str, stream: str
@@ -217,6 +224,7 @@ async def _until_a_session_waits(target: S2Stream) -> None:
         await session.caught_up()
 
 
+@case(86)
 @pytest.mark.slow
 @on_asyncio
 async def test_a_read_that_waits_in_vain_gets_nothing(
@@ -231,6 +239,7 @@ async def test_a_read_that_waits_in_vain_gets_nothing(
         assert 0.9 < asyncio.get_running_loop().time() - started < 3
 
 
+@case(109)
 @pytest.mark.parametrize("compression", list(Compression), ids=lambda each: each.value)
 @on_asyncio
 async def test_a_session_catches_up_and_then_follows(
@@ -250,6 +259,7 @@ async def test_a_session_catches_up_and_then_follows(
             assert session.is_caught_up()
 
 
+@case(113)
 @on_asyncio
 async def test_a_bounded_session_ends_in_the_middle_of_a_live_batch(
     server: ServerProcess, basin: str, stream: str
@@ -265,6 +275,7 @@ async def test_a_bounded_session_ends_in_the_middle_of_a_live_batch(
             assert [seq_nums(each.records) async for each in session] == [[1, 2]]
 
 
+@case(115)
 @on_asyncio
 async def test_a_session_until_a_timestamp_ends_with_the_first_record_beyond(
     server: ServerProcess, basin: str, stream: str
@@ -280,6 +291,7 @@ async def test_a_session_until_a_timestamp_ends_with_the_first_record_beyond(
             assert [each async for each in session] == []
 
 
+@case(110)
 @pytest.mark.slow
 @on_asyncio
 async def test_a_session_that_waits_ends_when_nothing_comes(
@@ -292,6 +304,7 @@ async def test_a_session_that_waits_ends_when_nothing_comes(
         assert 0.9 < asyncio.get_running_loop().time() - started < 3
 
 
+@case(112)
 @pytest.mark.parametrize("compression", list(Compression), ids=lambda each: each.value)
 @on_asyncio
 async def test_followers_get_everything_once_and_in_order(
@@ -323,6 +336,7 @@ async def test_followers_get_everything_once_and_in_order(
             assert await follower == list(range(count))
 
 
+@case(116, 118)
 @on_asyncio
 async def test_a_follower_that_stalls_gets_all_of_it_later(
     server: ServerProcess, basin: str, stream: str
@@ -344,6 +358,7 @@ async def test_a_follower_that_stalls_gets_all_of_it_later(
             assert (await anext(session)).tail == ack.tail
 
 
+@case(122)
 @on_asyncio
 async def test_a_follower_of_a_deleted_stream_is_told(
     server: ServerProcess, basin: str, stream: str

@@ -1,12 +1,9 @@
 """S2S sessions by the byte, on both HTTP versions: what no client library would show."""
 
 import gzip
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import httpx
 import pytest
-import trio
 import zstandard
 
 from s2lite.codec import s2_pb2
@@ -18,63 +15,29 @@ from tests.api.frames import (
     command_message,
     frame,
 )
+from tests.conformance.cases import case
+from tests.conformance.conftest import OpenSession
+from tests.conformance.raw import (
+    RECORDS,
+    append,
+    bodies_of,
+    create_stream,
+    fill,
+    next_frame,
+    records_of,
+    tail_of,
+)
 from tests.conformance.server_process import ServerProcess
-from tests.conformance.sessions import S2S, H1Session, H2Session, Session
+from tests.conformance.sessions import S2S, H2Session
 
 pytestmark = [pytest.mark.conformance]
 
-RECORDS = "/v1/streams/s/records"
 LARGEST_FRAME_VALUE = 2 * 1024 * 1024
-
-OpenSession = Callable[..., Awaitable[Session]]
-
-
-@pytest.fixture(params=[H1Session, H2Session], ids=["http1", "http2"])
-async def open_session(
-    request: pytest.FixtureRequest, server: ServerProcess, stream: str, basin: str
-) -> AsyncIterator[OpenSession]:
-    """Open sessions on the stream; headers are keyword arguments, with underscores."""
-    sessions: list[Session] = []
-
-    async def open_one(
-        method: str = "POST", query: str = "", path: str = RECORDS, **headers: str
-    ) -> Session:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        everything = {**S2S, "s2-basin": basin, **named}
-        session: Session = await request.param.open(server.port, method, path + query, everything)
-        sessions.append(session)
-        return session
-
-    yield open_one
-    for session in sessions:
-        await session.aclose()
-
-
-async def next_frame(session: Session) -> Frame:
-    """The next frame; there must be one."""
-    found = await session.frame()
-    assert found is not None
-    return found
-
-
-def tail_of(http: httpx.Client) -> int:
-    seq_num: int = http.get(f"{RECORDS}/tail").json()["tail"]["seq_num"]
-    return seq_num
-
-
-def records_of(http: httpx.Client) -> list[dict[str, Any]]:
-    records: list[dict[str, Any]] = http.get(RECORDS, params={"seq_num": 0}).json()["records"]
-    return records
-
-
-def fill(http: httpx.Client, *bodies: str) -> None:
-    records = [{"body": body, "timestamp": 1000} for body in bodies]
-    assert http.post(RECORDS, json={"records": records}).status_code == 200
-
 
 # --- heads --------------------------------------------------------------------------------------
 
 
+@case(152)
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_a_session_has_its_head_before_anything_is_sent(
     open_session: OpenSession, method: str
@@ -89,6 +52,7 @@ async def test_a_session_has_its_head_before_anything_is_sent(
     assert "content-length" not in head.headers
 
 
+@case(123, 155)
 @pytest.mark.parametrize("method", ["POST", "GET"])
 async def test_a_session_on_a_missing_stream_is_an_ordinary_error(
     open_session: OpenSession, method: str
@@ -99,6 +63,7 @@ async def test_a_session_on_a_missing_stream_is_an_ordinary_error(
     assert b'"stream_not_found"' in await session.rest()
 
 
+@case(107)
 async def test_a_read_session_past_the_tail_is_an_ordinary_error(
     open_session: OpenSession,
 ) -> None:
@@ -110,6 +75,7 @@ async def test_a_read_session_past_the_tail_is_an_ordinary_error(
 # --- appending ----------------------------------------------------------------------------------
 
 
+@case(144, 153)
 async def test_inputs_are_acked_while_the_request_goes_on(open_session: OpenSession) -> None:
     session = await open_session()
     for i in range(3):
@@ -120,6 +86,7 @@ async def test_inputs_are_acked_while_the_request_goes_on(open_session: OpenSess
     assert await session.frame() is None
 
 
+@case(145)
 async def test_a_half_close_without_inputs_ends_the_response(
     open_session: OpenSession, http: httpx.Client
 ) -> None:
@@ -130,14 +97,21 @@ async def test_a_half_close_without_inputs_ends_the_response(
     assert tail_of(http) == 0
 
 
+@case(133)
 async def test_a_frame_may_come_in_any_pieces(open_session: OpenSession) -> None:
     session = await open_session()
     data = append_frame(b"one") + append_frame(b"two")
     for i in range(len(data)):
         await session.send(data[i : i + 1])
     assert [(await next_frame(session)).ack for _ in range(2)] == [(0, 1), (1, 2)]
+    for i in range(1, len(data)):
+        await session.send(data[:i])
+        await session.send(data[i:])
+        for number in (2 * i, 2 * i + 1):
+            assert (await next_frame(session)).ack == (number, number + 1)
 
 
+@case(136, 137)
 async def test_inputs_may_be_compressed_or_not(
     open_session: OpenSession, http: httpx.Client
 ) -> None:
@@ -148,11 +122,15 @@ async def test_inputs_may_be_compressed_or_not(
     await session.send(frame(message))
     await session.send((len(packed) + 1).to_bytes(3, "big") + b"\x40" + packed)
     await session.send((len(unsized) + 1).to_bytes(3, "big") + b"\x20" + unsized)
-    await session.send((len(message) + 1).to_bytes(3, "big") + b"\x0f" + message, end=True)
-    assert [(await next_frame(session)).ack for _ in range(4)] == [(i, i + 1) for i in range(4)]
-    assert [record["body"] for record in records_of(http)] == ["hi"] * 4
+    for reserved in (b"\x0f", b"\x1f"):
+        await session.send((len(message) + 1).to_bytes(3, "big") + reserved + message)
+    await session.send(b"", end=True)
+    assert [(await next_frame(session)).ack for _ in range(5)] == [(i, i + 1) for i in range(5)]
+    assert await session.frame() is None
+    assert [record["body"] for record in records_of(http)] == ["hi"] * 5
 
 
+@case(153)
 async def test_the_frames_are_those_of_the_published_examples(open_session: OpenSession) -> None:
     session = await open_session()
     # Timestamp 1000, header k=v, match_seq_num 0 and fencing_token "", both present.
@@ -166,6 +144,7 @@ async def test_the_frames_are_those_of_the_published_examples(open_session: Open
     assert await reading.rest() == len(record).to_bytes(3, "big") + record
 
 
+@case(142, 148)
 async def test_a_failed_condition_is_told_behind_the_acks_and_nothing_later_is_applied(
     open_session: OpenSession, http: httpx.Client
 ) -> None:
@@ -179,6 +158,7 @@ async def test_a_failed_condition_is_told_behind_the_acks_and_nothing_later_is_a
     assert tail_of(http) == 1
 
 
+@case(56)
 async def test_a_fence_counts_at_once_for_the_input_behind_it(
     open_session: OpenSession, http: httpx.Client
 ) -> None:
@@ -221,6 +201,7 @@ BAD_INPUTS = {
 }
 
 
+@case(134, 135, 136, 139, 151)
 @pytest.mark.parametrize(("data", "status", "code"), BAD_INPUTS.values(), ids=BAD_INPUTS)
 async def test_an_input_that_is_wrong_ends_the_session_behind_the_others(
     open_session: OpenSession, http: httpx.Client, data: bytes, status: int, code: str
@@ -234,6 +215,7 @@ async def test_an_input_that_is_wrong_ends_the_session_behind_the_others(
     assert tail_of(http) == 1
 
 
+@case(138)
 async def test_a_request_that_ends_inside_a_frame_is_told_so(open_session: OpenSession) -> None:
     session = await open_session()
     await session.send(append_frame(b"good") + append_frame(b"cut")[:-1], end=True)
@@ -242,6 +224,7 @@ async def test_a_request_that_ends_inside_a_frame_is_told_so(open_session: OpenS
     assert (status, body["code"]) == (400, "bad_frame")
 
 
+@case(156)
 async def test_a_client_that_hangs_up_leaves_the_stream_in_order(
     open_session: OpenSession, http: httpx.Client
 ) -> None:
@@ -258,9 +241,84 @@ async def test_a_client_that_hangs_up_leaves_the_stream_in_order(
     assert [record["seq_num"] for record in records] == list(range(len(records)))
 
 
+@case(142)
+async def test_after_a_terminal_frame_nothing_comes(
+    open_session: OpenSession, http: httpx.Client
+) -> None:
+    session = await open_session()
+    await session.send(append_frame(b"a") + append_frame(b"x", match_seq_num=9))
+    assert (await next_frame(session)).ack == (0, 1)
+    # The request goes on; the answer has ended all the same.
+    frame = await next_frame(session)
+    assert (frame.flag, frame.payload) == (0x80, b'\x01\x9c{"seq_num_mismatch":1}')
+    assert await session.frame() is None
+    assert tail_of(http) == 1
+
+
+@case(144)
+async def test_inputs_may_be_pipelined(open_session: OpenSession, http: httpx.Client) -> None:
+    session = await open_session()
+    await session.send(b"".join(append_frame(b"%d" % i) for i in range(3)), end=True)
+    assert [(await next_frame(session)).ack for _ in range(3)] == [(0, 1), (1, 2), (2, 3)]
+    assert await session.frame() is None
+    assert bodies_of(http) == ["0", "1", "2"]
+
+
+@case(146)
+async def test_an_ack_is_about_the_whole_batch(open_session: OpenSession) -> None:
+    session = await open_session()
+    await session.send(append_frame(b"a", b"b") + append_frame(b"c", b"d", b"e"), end=True)
+    assert [(await next_frame(session)).ack for _ in range(2)] == [(0, 2), (2, 5)]
+
+
+@case(147)
+async def test_an_input_may_expect_the_number_behind_the_one_before(
+    open_session: OpenSession,
+) -> None:
+    session = await open_session()
+    frames = [append_frame(b"a", match_seq_num=number) for number in range(3)]
+    await session.send(b"".join(frames), end=True)
+    assert [(await next_frame(session)).ack for _ in range(3)] == [(0, 1), (1, 2), (2, 3)]
+    assert await session.frame() is None
+
+
+@case(149)
+async def test_the_first_input_may_be_the_one_that_fails(
+    open_session: OpenSession, http: httpx.Client
+) -> None:
+    fill(http, "a")
+    session = await open_session()
+    await session.send(append_frame(b"b", match_seq_num=0))
+    assert await session.rest() == bytes.fromhex("000019 80 019C") + b'{"seq_num_mismatch":1}'
+
+
+@case(150)
+@pytest.mark.parametrize(("count", "size"), [(50, 100_000), (32, 10)])
+async def test_acks_come_in_the_order_of_the_inputs(
+    open_session: OpenSession, http: httpx.Client, count: int, size: int
+) -> None:
+    session = await open_session()
+    bodies = [b"%05d" % i * (size // 5) for i in range(count)]
+    for body in bodies:
+        await session.send(append_frame(body))
+    await session.send(b"", end=True)
+    frames = [await next_frame(session) for _ in range(count)]
+    assert [frame.ack for frame in frames] == [(i, i + 1) for i in range(count)]
+    acks = [s2_pb2.AppendAck.FromString(frame.payload) for frame in frames]
+    assert all(ack.tail.seq_num >= ack.end.seq_num for ack in acks)
+    tails = [ack.tail.seq_num for ack in acks]
+    assert tails == sorted(tails)
+    assert await session.frame() is None
+    found: list[str] = []
+    while len(found) < count:
+        found += bodies_of(http, f"seq_num={len(found)}")
+    assert found == [body.decode() for body in bodies]
+
+
 # --- reading ------------------------------------------------------------------------------------
 
 
+@case(108)
 async def test_at_the_tail_the_first_frame_is_a_heartbeat(
     open_session: OpenSession, http: httpx.Client
 ) -> None:
@@ -273,6 +331,7 @@ async def test_at_the_tail_the_first_frame_is_a_heartbeat(
     assert live.tail == s2_pb2.StreamPosition(seq_num=1, timestamp=1000)
 
 
+@case(109, 112)
 async def test_a_session_catches_up_tells_the_tail_and_goes_live(
     open_session: OpenSession, http: httpx.Client
 ) -> None:
@@ -282,20 +341,21 @@ async def test_a_session_catches_up_tells_the_tail_and_goes_live(
     assert [record.seq_num for record in old.records] == [1, 2]
     assert not old.HasField("tail")
     assert (await next_frame(session)).payload == bytes.fromhex("1205080310E807")
-    fill(http, "3")
-    fill(http, "4")
-    for expected in (3, 4):
+    acks = [fill(http, "3"), fill(http, "4", "5")]
+    for ack, expected in zip(acks, ([3], [4, 5]), strict=True):
         live = (await next_frame(session)).batch
-        assert [record.seq_num for record in live.records] == [expected]
-        assert live.tail.seq_num == expected + 1
+        assert [record.seq_num for record in live.records] == expected
+        assert live.tail == s2_pb2.StreamPosition(**ack["tail"])
 
 
+@case(105, 106)
 @pytest.mark.parametrize(
     ("query", "status"),
     [
         ("?wait=0", 200),
-        ("?count=1", 416),
-        ("?until=99", 416),
+        ("?count=10", 416),
+        ("?bytes=10", 416),
+        ("?until=18446744073709551615", 416),
         ("?seq_num=7&clamp=true&wait=0", 200),
     ],
 )
@@ -309,6 +369,7 @@ async def test_a_session_that_may_not_follow_ends_at_the_tail(
         assert await session.rest() == b""
 
 
+@case(140)
 @pytest.mark.parametrize(
     ("accepted", "flag"),
     [("gzip, zstd, br", 0x20), ("gzip;q=0.8, deflate", 0x40), ("br", 0), ("*", 0)],
@@ -325,6 +386,40 @@ async def test_large_frames_are_compressed_as_the_client_accepts(
     assert batch.records[0].body == b"large " * 4000
     session = await open_session("GET", "?seq_num=1&count=1", accept_encoding=accepted)
     assert (await next_frame(session)).flag == 0
+
+
+@case(141)
+@pytest.mark.parametrize(("accepted", "flag"), [("zstd", 0x20), ("gzip", 0x40)])
+async def test_only_frames_are_compressed_and_no_ack_ever_is(
+    open_session: OpenSession, accepted: str, flag: int
+) -> None:
+    body = b"0123456789abcdef" * 1280
+    session = await open_session(accept_encoding=accepted)
+    await session.send(append_frame(body), end=True)
+    assert (await next_frame(session)).flag == 0
+    reading = await open_session("GET", "?seq_num=0&count=1", accept_encoding=accepted)
+    assert "content-encoding" not in (await reading.head()).headers
+    large = await next_frame(reading)
+    assert large.flag == flag
+    assert len(large.payload) < len(body) == 20_480
+    assert s2_pb2.ReadBatch.FromString(_unpacked(large)).records[0].body == body
+
+
+@case(143)
+async def test_frames_of_1024_bytes_and_more_are_compressed(
+    open_session: OpenSession, http: httpx.Client
+) -> None:
+    # The first record of a stream, with timestamp 1000, takes 9 bytes more than its body.
+    for size, flag in ((1023, 0), (1024, 0x20)):
+        name = f"of-{size}"
+        path = f"/v1/streams/{name}/records"
+        create_stream(http, name)
+        record = {"body": "x" * (size - 9), "timestamp": 1000}
+        assert append(http, record, path=path).status_code == 200
+        reading = await open_session("GET", "?seq_num=0&count=1", path, accept_encoding="zstd")
+        frame = await next_frame(reading)
+        assert frame.flag == flag
+        assert len(_unpacked(frame)) == size
 
 
 def _unpacked(frame: Frame) -> bytes:
@@ -371,24 +466,3 @@ async def test_sessions_of_one_connection_do_not_wait_for_each_other(
 
 def _headers(basin: str) -> dict[str, str]:
     return {**S2S, "s2-basin": basin}
-
-
-@pytest.mark.slow
-async def test_heartbeats_come_while_nothing_else_does(
-    server: ServerProcess, basin: str, stream: str
-) -> None:
-    async def expect_heartbeats(kind: type[H1Session] | type[H2Session]) -> None:
-        session = await kind.open(server.port, "GET", RECORDS, _headers(basin))
-        try:
-            await next_frame(session)
-            started = trio.current_time()
-            heartbeat = await session.frame(patience_seconds=20)
-            assert heartbeat is not None
-            assert heartbeat.payload == bytes.fromhex("1200")
-            assert 4.5 < trio.current_time() - started < 16
-        finally:
-            await session.aclose()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(expect_heartbeats, H1Session)
-        nursery.start_soon(expect_heartbeats, H2Session)

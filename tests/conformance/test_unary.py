@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -10,34 +9,16 @@ import zstandard
 
 from s2lite.codec import s2_pb2
 from tests.api.frames import append_message
-from tests.conformance.server_process import ServerProcess
+from tests.conformance.cases import case
+from tests.conformance.raw import PROTOBUF, RECORDS, fill, tail_of
 
 pytestmark = [pytest.mark.conformance]
 
-RECORDS = "/v1/streams/s/records"
-PROTOBUF = {"content-type": "application/x-protobuf", "accept": "application/x-protobuf"}
 
-
-@pytest.fixture(params=["http1", "http2"])
-def api(
-    request: pytest.FixtureRequest, server: ServerProcess, basin: str, stream: str
-) -> Iterator[httpx.Client]:
-    """A client of the fresh stream `s`, over either version."""
-    two = request.param == "http2"
-    headers = {"s2-basin": basin, "accept-encoding": "identity"}
-    with httpx.Client(
-        base_url=server.url, http1=not two, http2=two, headers=headers, timeout=20
-    ) as client:
-        yield client
-
-
-def append(api: httpx.Client, *bodies: str, **conditions: object) -> httpx.Response:
-    records = [{"body": body, "timestamp": 1000} for body in bodies]
-    return api.post(RECORDS, json={"records": records, **conditions})
-
-
+@case(34, 101)
 def test_json_in_and_out(api: httpx.Client) -> None:
-    answer = append(api, "a", "é")
+    records = [{"body": body, "timestamp": 1000} for body in ("a", "é")]
+    answer = api.post(RECORDS, json={"records": records})
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.content == (
@@ -57,6 +38,7 @@ def test_json_in_and_out(api: httpx.Client) -> None:
     assert tail.content == b'{"tail":{"seq_num":2,"timestamp":1000}}'
 
 
+@case(10, 11)
 def test_protobuf_in_and_out(api: httpx.Client) -> None:
     message = append_message(b"\xff", b"", timestamps=[1000, 1001])
     answer = api.post(RECORDS, content=message, headers=PROTOBUF)
@@ -72,6 +54,7 @@ def test_protobuf_in_and_out(api: httpx.Client) -> None:
     assert mixed.json()["start"]["seq_num"] == 2
 
 
+@case(14, 29)
 def test_bytes_in_json_are_base64_or_replaced(api: httpx.Client) -> None:
     binary = {"s2-format": "base64"}
     record = {"headers": [["a2luZA==", "Yf96"]], "body": "8CiMvA==", "timestamp": 7}
@@ -88,11 +71,12 @@ def test_bytes_in_json_are_base64_or_replaced(api: httpx.Client) -> None:
     assert read.json()["records"] == [{"seq_num": 0, **record}]
 
 
+@case(49, 52)
 @pytest.mark.parametrize("accept", ["application/json", "application/x-protobuf"])
 def test_a_failed_condition_is_412_and_says_what_would_have_been_right(
     api: httpx.Client, accept: str
 ) -> None:
-    append(api, "a")
+    fill(api, "a")
     headers = {"accept": accept}
     body = {"records": [{"body": "x"}], "match_seq_num": 0}
     answer = api.post(RECORDS, json=body, headers=headers)
@@ -105,25 +89,27 @@ def test_a_failed_condition_is_412_and_says_what_would_have_been_right(
     answer = api.post(RECORDS, json=body, headers=headers)
     assert answer.status_code == 412
     assert answer.content == '{"fencing_token_mismatch":"to\\"ké"}'.encode()
-    assert api.get(f"{RECORDS}/tail").json()["tail"]["seq_num"] == 2
+    assert tail_of(api) == 2
 
 
+@case(84)
 @pytest.mark.parametrize(
     "accept", ["application/json", "application/protobuf", "text/event-stream"]
 )
 def test_a_read_past_the_tail_is_416_and_says_where_the_tail_is(
     api: httpx.Client, accept: str
 ) -> None:
-    append(api, "a")
+    fill(api, "a")
     answer = api.get(RECORDS, params={"seq_num": 2}, headers={"accept": accept})
     assert answer.status_code == 416
     assert answer.headers["content-type"] == "application/json"
     assert answer.content == b'{"tail":{"seq_num":1,"timestamp":1000}}'
 
 
+@case(127, 128)
 def test_events_are_written_as_published(api: httpx.Client) -> None:
-    append(api, "hi")
-    append(api, "hi")
+    fill(api, "hi")
+    fill(api, "hi")
     query = {"seq_num": 0, "count": 2}
     answer = api.get(RECORDS, params=query, headers={"accept": "text/event-stream"})
     assert answer.headers["content-type"] == "text/event-stream"
@@ -142,6 +128,7 @@ def test_events_are_written_as_published(api: httpx.Client) -> None:
     )
 
 
+@case(125)
 def test_the_first_event_at_the_tail_is_a_ping(api: httpx.Client) -> None:
     with api.stream("GET", RECORDS, headers={"accept": "text/event-stream"}) as answer:
         lines = answer.iter_lines()
@@ -151,6 +138,7 @@ def test_the_first_event_at_the_tail_is_a_ping(api: httpx.Client) -> None:
         assert sorted(ping) == ["tail", "timestamp"]
 
 
+@case(176)
 def test_request_bodies_may_be_compressed(api: httpx.Client) -> None:
     body = json.dumps({"records": [{"body": "hi"}]}).encode()
     packed = {"gzip": gzip.compress(body), "zstd": zstandard.compress(body), "identity": body}
@@ -163,8 +151,9 @@ def test_request_bodies_may_be_compressed(api: httpx.Client) -> None:
     assert refused.headers["accept-encoding"] == "zstd,gzip"
 
 
+@case(177)
 def test_large_responses_are_compressed_if_the_client_wants(api: httpx.Client) -> None:
-    append(api, "x" * 4096)
+    fill(api, "x" * 4096)
     for encoding in ("gzip", "zstd"):
         read = api.get(RECORDS, params={"seq_num": 0}, headers={"accept-encoding": encoding})
         assert read.headers["content-encoding"] == encoding
@@ -174,6 +163,7 @@ def test_large_responses_are_compressed_if_the_client_wants(api: httpx.Client) -
     assert "content-encoding" not in api.get(RECORDS, params={"seq_num": 0}).headers
 
 
+@case(178, 179)
 def test_other_origins_may_call(api: httpx.Client) -> None:
     for path in (RECORDS, "/nowhere", "/health"):
         answer = api.get(path, headers={"origin": "https://app.example"})
@@ -188,7 +178,7 @@ def test_other_origins_may_call(api: httpx.Client) -> None:
 
 
 def test_metrics_count_appends(api: httpx.Client) -> None:
-    append(api, "a")
+    fill(api, "a")
     answer = api.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     count = [
@@ -201,7 +191,7 @@ def test_metrics_count_appends(api: httpx.Client) -> None:
 
 
 def test_head_is_get_without_a_body(api: httpx.Client) -> None:
-    append(api, "a")
+    fill(api, "a")
     for path in ("/health", "/v1/basins", "/v1/streams", f"{RECORDS}/tail", f"{RECORDS}?seq_num=0"):
         answer = api.head(path)
         assert (answer.status_code, answer.content) == (200, b"")
