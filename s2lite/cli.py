@@ -36,8 +36,8 @@ from s2lite.settings import (
     bucket_storage,
     storage_at,
 )
-from s2lite.storage.buckets import Provider
 from s2lite.storage.inventory import survey
+from s2lite.storage.objects.buckets import Provider
 from s2lite.stores import open_for_reading
 
 EXIT_FAILED = 1

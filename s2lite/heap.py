@@ -31,7 +31,8 @@ NEVER: Final = 1_000_000
 GROWTH: Final = 2.0
 """Everything is looked at when the process is so many times as large as after the last look."""
 
-LEAST_GROWTH_BYTES: Final = 256 * 1024 * 1024
+LEAST_GROWTH_BYTES: Final = 1024 * 1024 * 1024
+"""And by so much at least: the memory budgets of a busy server add up to half of that."""
 
 _MEMORY: Final = Path("/proc/self/statm")
 

@@ -44,7 +44,7 @@ from s2lite.model.log import StreamId
 from s2lite.serving.listener import serve
 from s2lite.serving.settings import BoundAddress, ServingSettings
 from s2lite.settings import Settings
-from s2lite.storage.object_store import ObjectStore
+from s2lite.storage.objects.object_store import ObjectStore
 from s2lite.stores import open_store
 
 _log = logging.getLogger("s2lite")

@@ -8,9 +8,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import attrs
 
 from s2lite.model.limits import MAX_BATCH_BYTES
-from s2lite.storage.buckets import Provider
 from s2lite.storage.collection import SHARED_MIN_AGE_SECONDS
 from s2lite.storage.layout import Layout
+from s2lite.storage.objects.buckets import Provider
 
 MIB: Final = 1024 * 1024
 DEFAULT_APPEND_INFLIGHT_BYTES: Final = 128 * MIB

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from s2lite.settings import BucketStorage, LocalStorage, MemoryStorage, Storage
-from s2lite.storage.buckets import open_bucket
-from s2lite.storage.local_store import LocalObjectStore
-from s2lite.storage.object_store import MemoryObjectStore, ObjectStore
-from s2lite.storage.read_only import ReadOnlyStore, UnlockedDirectory
+from s2lite.storage.objects.buckets import open_bucket
+from s2lite.storage.objects.local_store import LocalObjectStore
+from s2lite.storage.objects.object_store import MemoryObjectStore, ObjectStore
+from s2lite.storage.objects.read_only import ReadOnlyStore, UnlockedDirectory
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from s2lite.cli import cli, lite, next_on_path, settings_of
 from s2lite.settings import BucketStorage, LocalStorage, MemoryStorage, Settings, Storage
-from s2lite.storage.buckets import Provider
+from s2lite.storage.objects.buckets import Provider
 
 pytestmark = [pytest.mark.slow]
 

@@ -37,8 +37,8 @@ from s2lite.model.names import BasinName, StreamName
 from s2lite.model.records import AppendAck, AppendInput
 from s2lite.server import CannotListen, Environment, run_server
 from s2lite.settings import LocalStorage, Settings
-from s2lite.storage.local_store import StoreLocked
-from s2lite.storage.object_store import StoreRefused
+from s2lite.storage.objects.local_store import StoreLocked
+from s2lite.storage.objects.object_store import StoreRefused
 from s2lite.stores import open_store
 from tests.api.frames import append_message
 from tests.fakes.asgi_client import AsgiClient

@@ -49,8 +49,8 @@ from s2lite.storage.damage import Damage
 from s2lite.storage.fates import SegmentFates
 from s2lite.storage.layout import Layout
 from s2lite.storage.memtable import Memtable
-from s2lite.storage.metered_store import MeteredObjectStore
-from s2lite.storage.object_store import ObjectStore
+from s2lite.storage.objects.metered_store import MeteredObjectStore
+from s2lite.storage.objects.object_store import ObjectStore
 from s2lite.storage.opening import OpenedLog, open_log
 from s2lite.storage.ownership import Ownership
 from s2lite.storage.pacing import Pacing

@@ -14,7 +14,7 @@ from s2lite.storage.block_cache import BlockCache
 from s2lite.storage.current_manifest import CurrentManifest
 from s2lite.storage.damage import Damage
 from s2lite.storage.memtable import Memtable
-from s2lite.storage.metered_store import StoreCounts
+from s2lite.storage.objects.metered_store import StoreCounts
 
 
 @attrs.frozen(eq=False)

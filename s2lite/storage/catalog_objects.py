@@ -27,7 +27,7 @@ from s2lite.model.manifest import ObjectId
 from s2lite.storage.creation import NumberTaken, ObjectCreator
 from s2lite.storage.damage import Damage, refuse_newer_format
 from s2lite.storage.fetching import Fetched, Fetching, Wanted, fetching
-from s2lite.storage.object_store import ObjectStore
+from s2lite.storage.objects.object_store import ObjectStore
 
 CATALOG_PREFIX: Final = "catalog/"
 

@@ -40,7 +40,12 @@ from s2lite.storage.inventory import (
     parse_name,
 )
 from s2lite.storage.manifest import manifest_key
-from s2lite.storage.object_store import ObjectInfo, ObjectStore, StoreRefused, StoreUnavailable
+from s2lite.storage.objects.object_store import (
+    ObjectInfo,
+    ObjectStore,
+    StoreRefused,
+    StoreUnavailable,
+)
 from s2lite.storage.retry import ATTEMPT_SECONDS, retrying
 from s2lite.storage.segments import segment_key
 from s2lite.storage.wal import wal_key

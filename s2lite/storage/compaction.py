@@ -33,7 +33,7 @@ from s2lite.storage.catalog_objects import (
 from s2lite.storage.current_manifest import CurrentManifest, Edit
 from s2lite.storage.damage import Damage
 from s2lite.storage.layout import KIB, MIB, Layout
-from s2lite.storage.object_store import ObjectNotFound, ObjectTooShort
+from s2lite.storage.objects.object_store import ObjectNotFound, ObjectTooShort
 from s2lite.storage.retention import Retention
 from s2lite.storage.retry import retrying
 from s2lite.storage.segments import RunWriter, Segments, segment_key

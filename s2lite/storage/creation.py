@@ -13,7 +13,7 @@ import attrs
 
 from s2lite.codec.envelope import HEADER_BYTES, Header, ObjectKind, WriterIdentity, read_header
 from s2lite.model.errors import CorruptObject, StorageError, WriterFenced
-from s2lite.storage.object_store import ObjectExists, ObjectStore, ObjectTooShort
+from s2lite.storage.objects.object_store import ObjectExists, ObjectStore, ObjectTooShort
 from s2lite.storage.retry import retrying
 
 

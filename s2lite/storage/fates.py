@@ -19,7 +19,7 @@ from s2lite.model.log import StreamId
 from s2lite.model.manifest import ObjectId, SegmentInfo
 from s2lite.storage.current_manifest import CurrentManifest
 from s2lite.storage.damage import Damage
-from s2lite.storage.object_store import ObjectNotFound
+from s2lite.storage.objects.object_store import ObjectNotFound
 from s2lite.storage.retention import Retention
 from s2lite.storage.segments import Segments
 from s2lite.storage.slices import Slices, sorted_in_slices

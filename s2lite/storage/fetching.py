@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 import trio
 
-from s2lite.storage.object_store import ObjectNotFound, ObjectStore
+from s2lite.storage.objects.object_store import ObjectNotFound, ObjectStore
 from s2lite.storage.retry import retrying
 
 FETCHES_AHEAD: Final = 16

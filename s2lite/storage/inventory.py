@@ -18,7 +18,7 @@ import trio
 from s2lite.model.errors import CorruptObject
 from s2lite.model.manifest import Manifest, ObjectId
 from s2lite.storage.manifest import MANIFEST_PREFIX, read_manifest
-from s2lite.storage.object_store import ObjectInfo, ObjectNotFound, ObjectStore
+from s2lite.storage.objects.object_store import ObjectInfo, ObjectNotFound, ObjectStore
 
 ITEMS_PER_CHECKPOINT: Final = 200
 """A listing can be long; so many of its objects are looked at before others get their turn."""

@@ -24,7 +24,7 @@ from s2lite.model.log import StreamId
 from s2lite.model.manifest import Run, SegmentInfo, StreamKey
 from s2lite.storage.block_cache import CacheItem
 from s2lite.storage.current_manifest import CurrentManifest
-from s2lite.storage.object_store import ObjectNotFound
+from s2lite.storage.objects.object_store import ObjectNotFound
 from s2lite.storage.segments import Place, Segments, footer_in, segment_key
 from s2lite.storage.slices import Slices
 

@@ -21,7 +21,7 @@ from s2lite.model.manifest import Manifest
 from s2lite.storage.creation import NumberTaken, ObjectCreator
 from s2lite.storage.damage import Damage, refuse_newer_format
 from s2lite.storage.numbered import numbered
-from s2lite.storage.object_store import ObjectNotFound, ObjectStore
+from s2lite.storage.objects.object_store import ObjectNotFound, ObjectStore
 from s2lite.storage.retry import retrying
 
 MANIFEST_PREFIX = "manifest/"

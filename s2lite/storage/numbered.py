@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from s2lite.model.limits import U64_MAX
-from s2lite.storage.object_store import ObjectInfo
+from s2lite.storage.objects.object_store import ObjectInfo
 
 DIGITS: Final = 20
 

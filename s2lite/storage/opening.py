@@ -38,7 +38,6 @@ from s2lite.model.log import CatalogFacts
 from s2lite.model.manifest import Manifest, SegmentInfo
 from s2lite.model.positions import StreamPosition
 from s2lite.storage.catalog_objects import CATALOG_PREFIX, load_catalog
-from s2lite.storage.conditions import check_conditions
 from s2lite.storage.creation import NumberTaken, ObjectCreator
 from s2lite.storage.current_manifest import CurrentManifest
 from s2lite.storage.damage import Damage
@@ -50,7 +49,8 @@ from s2lite.storage.manifest import (
     write_manifest,
 )
 from s2lite.storage.numbered import numbered
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.conditions import check_conditions
+from s2lite.storage.objects.object_store import (
     ObjectInfo,
     ObjectNotFound,
     ObjectStore,

@@ -32,7 +32,7 @@ from s2lite.codec.envelope import HEADER_BYTES, Header, ObjectKind, WriterIdenti
 from s2lite.model.errors import CorruptObject, StorageError, WriterFenced
 from s2lite.storage.manifest import MANIFEST_PREFIX, manifest_key
 from s2lite.storage.numbered import numbered
-from s2lite.storage.object_store import ObjectNotFound, ObjectStore, ObjectTooShort
+from s2lite.storage.objects.object_store import ObjectNotFound, ObjectStore, ObjectTooShort
 from s2lite.storage.retry import retrying
 
 _log = logging.getLogger("s2lite.storage")

@@ -26,7 +26,7 @@ from s2lite.storage.current_manifest import CurrentManifest
 from s2lite.storage.layout import KIB, MIB
 from s2lite.storage.locating import Locator, Runs, SegmentReplaced
 from s2lite.storage.memtable import Memtable
-from s2lite.storage.object_store import ObjectNotFound
+from s2lite.storage.objects.object_store import ObjectNotFound
 from s2lite.storage.segments import Place, Segments, entries_in
 
 READ_CHUNK_BYTES: Final = MIB

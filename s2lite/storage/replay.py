@@ -28,7 +28,7 @@ from s2lite.model.positions import StreamPosition
 from s2lite.storage.damage import Damage, refuse_newer_format
 from s2lite.storage.fetching import Wanted, fetching
 from s2lite.storage.numbered import numbered
-from s2lite.storage.object_store import ObjectInfo, ObjectNotFound, ObjectStore
+from s2lite.storage.objects.object_store import ObjectInfo, ObjectNotFound, ObjectStore
 from s2lite.storage.retry import retrying
 from s2lite.storage.wal import WAL_PREFIX, wal_key
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import trio
 
 from s2lite.model.errors import StorageFailed
-from s2lite.storage.object_store import StoreRefused, StoreUnavailable
+from s2lite.storage.objects.object_store import StoreRefused, StoreUnavailable
 
 T = TypeVar("T")
 

@@ -34,7 +34,7 @@ from s2lite.model.records import SequencedBatch
 from s2lite.storage.block_cache import BlockCache, CacheItem, CacheKey
 from s2lite.storage.creation import ObjectCreator
 from s2lite.storage.layout import MIB, Layout
-from s2lite.storage.object_store import ObjectStore, ObjectTooShort
+from s2lite.storage.objects.object_store import ObjectStore, ObjectTooShort
 from s2lite.storage.retry import retrying
 from s2lite.storage.slices import Slices
 

@@ -7,7 +7,7 @@ from s2lite.codec.wal import decode_wal_object, encode_wal_object
 from s2lite.model.errors import CorruptObject, StorageFailed
 from s2lite.model.log import LogEntry
 from s2lite.storage.creation import NumberTaken, ObjectCreator
-from s2lite.storage.object_store import ObjectStore
+from s2lite.storage.objects.object_store import ObjectStore
 
 WAL_PREFIX = "wal/"
 

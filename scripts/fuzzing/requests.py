@@ -21,7 +21,7 @@ from s2lite.api.app import build_app
 from s2lite.api.asgi import ASGIApp, Event, Scope
 from s2lite.server import Environment, open_backend
 from s2lite.settings import Settings
-from s2lite.storage.object_store import MemoryObjectStore
+from s2lite.storage.objects.object_store import MemoryObjectStore
 from scripts.fuzzing.mutation import Mutator
 from scripts.fuzzing.target import Target, expect
 from scripts.fuzzing.wire import (

@@ -15,8 +15,8 @@ from s2lite.model.config import BasinConfig, RetentionPolicy, StreamConfigLayer
 from s2lite.model.names import BasinName, StreamName
 from s2lite.server import Environment, open_backend
 from s2lite.settings import BucketStorage, MemoryStorage, Settings
-from s2lite.storage.metered_store import MeteredObjectStore, StoreCounts
-from s2lite.storage.object_store import MemoryObjectStore
+from s2lite.storage.objects.metered_store import MeteredObjectStore, StoreCounts
+from s2lite.storage.objects.object_store import MemoryObjectStore
 
 BASIN = BasinName("idle-basin")
 CREATORS = 256

@@ -56,7 +56,7 @@ from s2lite.model.resources import ListRequest
 from s2lite.settings import BucketStorage, MemoryStorage, Settings
 from s2lite.storage.layout import Layout
 from s2lite.storage.manifest import read_manifest
-from s2lite.storage.object_store import ObjectInfo
+from s2lite.storage.objects.object_store import ObjectInfo
 from tests.backend.engine_model import BasinModel, Batch, Item, Stored, StreamModel, retention
 from tests.backend.world import append_of
 from tests.fakes.backend import START_MS, running_backend

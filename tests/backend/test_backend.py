@@ -39,7 +39,7 @@ from s2lite.model.names import BasinName, StreamName
 from s2lite.model.positions import StreamPosition
 from s2lite.model.resources import ListRequest, Provisioned, ProvisionResult
 from s2lite.storage.manifest import newest_manifest
-from s2lite.storage.object_store import StoreRefused
+from s2lite.storage.objects.object_store import StoreRefused
 from tests.backend.world import BASIN, STREAM, append_of, new_stream, open_stream, read_all
 from tests.fakes.backend import START_MS, running_backend
 from tests.fakes.object_store import FakeObjectStore, Latency, Op

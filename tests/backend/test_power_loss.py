@@ -26,7 +26,7 @@ from s2lite.model.records import Trim
 from s2lite.settings import Settings
 from s2lite.storage.inventory import Kind, Standing, survey
 from s2lite.storage.layout import Layout
-from s2lite.storage.local_store import LocalObjectStore
+from s2lite.storage.objects.local_store import LocalObjectStore
 from tests.backend.world import BASIN, append_of, open_stream
 from tests.fakes.backend import running_backend
 from tests.fakes.disks import Died, VolatileDisk

@@ -31,7 +31,7 @@ from s2lite.model.reads import DeliveredBatch, FromSeqNum, ReadRequest
 from s2lite.model.records import AppendAck, AppendInput, Fence, Trim
 from s2lite.settings import Settings
 from s2lite.storage.layout import Layout
-from s2lite.storage.object_store import StoreUnavailable
+from s2lite.storage.objects.object_store import StoreUnavailable
 from tests.backend.world import BASIN, append_of, open_stream
 from tests.fakes.backend import START_MS, running_backend
 from tests.fakes.object_store import FakeObjectStore, FaultRates, Latency

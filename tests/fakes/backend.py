@@ -11,7 +11,7 @@ from actors.testing import VirtualClock
 from s2lite.backend.backend import Backend
 from s2lite.server import Environment, open_backend
 from s2lite.settings import Settings
-from s2lite.storage.object_store import MemoryObjectStore, ObjectStore
+from s2lite.storage.objects.object_store import MemoryObjectStore, ObjectStore
 
 START_MS = 1_700_000_000_000
 

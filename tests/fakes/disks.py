@@ -11,7 +11,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from s2lite.storage.local_store import FileSystem
+from s2lite.storage.objects.local_store import FileSystem
 
 
 @attrs.define(eq=False)

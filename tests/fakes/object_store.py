@@ -17,7 +17,7 @@ import outcome
 import trio
 
 from s2lite.model.errors import StorageError
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.object_store import (
     ObjectExists,
     ObjectInfo,
     ObjectNotFound,

@@ -11,7 +11,7 @@ import attrs
 import httpx
 from obstore.store import ObjectStore as AnyObstore
 
-from s2lite.storage.buckets import Provider, make_store
+from s2lite.storage.objects.buckets import Provider, make_store
 
 BUCKET = "test-bucket"
 

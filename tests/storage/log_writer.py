@@ -12,7 +12,7 @@ from s2lite.model.log import AppendEntry, CatalogFacts, LogEntry, StreamId
 from s2lite.model.positions import StreamPosition
 from s2lite.model.records import SequencedBatch
 from s2lite.storage.damage import Damage
-from s2lite.storage.object_store import ObjectStore
+from s2lite.storage.objects.object_store import ObjectStore
 from s2lite.storage.opening import OpenedLog, open_log
 from s2lite.storage.wal import write_wal
 

@@ -17,7 +17,7 @@ from s2lite.storage.collection import SHARED_MIN_AGE_SECONDS, Collector
 from s2lite.storage.creation import ObjectCreator
 from s2lite.storage.current_manifest import CurrentManifest, Edit
 from s2lite.storage.manifest import MANIFEST_PREFIX, manifest_key, write_manifest
-from s2lite.storage.object_store import ObjectStore
+from s2lite.storage.objects.object_store import ObjectStore
 from s2lite.storage.ownership import Ownership
 from s2lite.storage.segments import segment_key
 from s2lite.storage.wal import WAL_PREFIX, wal_key

@@ -20,7 +20,7 @@ from s2lite.storage.creation import ObjectCreator
 from s2lite.storage.current_manifest import CurrentManifest
 from s2lite.storage.layout import Layout
 from s2lite.storage.memtable import Memtable
-from s2lite.storage.object_store import ObjectStore
+from s2lite.storage.objects.object_store import ObjectStore
 from s2lite.storage.ownership import Ownership
 from s2lite.storage.reader import LogReader, StreamCursor
 from s2lite.storage.segments import Place, RunWriter, Segments, entries_in

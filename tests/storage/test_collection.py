@@ -30,7 +30,7 @@ from s2lite.storage.collection import (
 )
 from s2lite.storage.inventory import Kind, Pile
 from s2lite.storage.manifest import manifest_key
-from s2lite.storage.object_store import ObjectInfo, ObjectStore
+from s2lite.storage.objects.object_store import ObjectInfo, ObjectStore
 from s2lite.storage.segments import segment_key
 from s2lite.storage.wal import wal_key
 from tests.fakes.object_store import FakeObjectStore, Fault, FaultRates, Latency, Op

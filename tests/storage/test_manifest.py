@@ -17,7 +17,7 @@ from s2lite.storage.manifest import (
     read_manifest,
     write_manifest,
 )
-from s2lite.storage.object_store import ObjectInfo, ObjectNotFound
+from s2lite.storage.objects.object_store import ObjectInfo, ObjectNotFound
 from tests.fakes.object_store import FakeObjectStore
 
 

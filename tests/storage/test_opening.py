@@ -30,11 +30,11 @@ from s2lite.model.errors import StorageError, StorageFailed, WriterFenced
 from s2lite.model.log import CatalogFacts
 from s2lite.model.manifest import Manifest, ObjectId, Run, SegmentInfo, StreamKey
 from s2lite.storage.catalog_objects import write_catalog_object
-from s2lite.storage.conditions import StoreIgnoresConditions
 from s2lite.storage.creation import ObjectCreator
 from s2lite.storage.damage import NewerFormat
 from s2lite.storage.manifest import manifest_key, newest_manifest
-from s2lite.storage.object_store import ObjectInfo, ObjectStore
+from s2lite.storage.objects.conditions import StoreIgnoresConditions
+from s2lite.storage.objects.object_store import ObjectInfo, ObjectStore
 from s2lite.storage.opening import ManifestLost
 from s2lite.storage.wal import wal_key, write_fence, write_wal
 from tests.codec.log_values import facts

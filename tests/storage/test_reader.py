@@ -15,7 +15,7 @@ from s2lite.model.errors import CorruptObject, StorageFailed
 from s2lite.model.log import LostRange, StreamId
 from s2lite.model.manifest import Run
 from s2lite.storage.layout import KIB, MIB, Layout
-from s2lite.storage.metered_store import MeteredObjectStore
+from s2lite.storage.objects.metered_store import MeteredObjectStore
 from s2lite.storage.reader import READ_CHUNK_BYTES, StreamCursor
 from s2lite.storage.segments import segment_key
 from tests.fakes.object_store import FakeObjectStore, Fault, Latency, Op

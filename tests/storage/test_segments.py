@@ -20,7 +20,7 @@ from s2lite.model.manifest import ObjectId, SegmentInfo, StreamKey
 from s2lite.storage.block_cache import open_block_cache
 from s2lite.storage.creation import ObjectCreator
 from s2lite.storage.layout import KIB, MIB, Layout
-from s2lite.storage.object_store import ObjectNotFound
+from s2lite.storage.objects.object_store import ObjectNotFound
 from s2lite.storage.segments import Place, RunWriter, Segments, entries_in, segment_key
 from tests.fakes.object_store import FakeObjectStore, Fault, Latency, Op
 from tests.storage.run_log import (

@@ -10,7 +10,7 @@ from s2lite.model.log import AppendEntry, BasinRemoved, StreamId
 from s2lite.model.names import BasinName
 from s2lite.model.records import SequencedBatch
 from s2lite.storage.creation import NumberTaken, ObjectCreator
-from s2lite.storage.object_store import ObjectNotFound
+from s2lite.storage.objects.object_store import ObjectNotFound
 from s2lite.storage.wal import read_wal, wal_key, write_fence, write_wal
 from tests.fakes.object_store import FakeObjectStore
 

@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from s2lite.settings import LocalStorage, MemoryStorage
-from s2lite.storage.local_store import LocalObjectStore
-from s2lite.storage.object_store import ObjectNotFound, ObjectStore, ObjectTooShort, StoreRefused
-from s2lite.storage.read_only import UnlockedDirectory
+from s2lite.storage.objects.local_store import LocalObjectStore
+from s2lite.storage.objects.object_store import (
+    ObjectNotFound,
+    ObjectStore,
+    ObjectTooShort,
+    StoreRefused,
+)
+from s2lite.storage.objects.read_only import UnlockedDirectory
 from s2lite.stores import open_for_reading
 
 

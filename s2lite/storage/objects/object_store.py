@@ -35,7 +35,7 @@ from obstore.store import MemoryStore
 from obstore.store import ObjectStore as AnyObstore
 
 from s2lite.model.errors import StorageError
-from s2lite.storage.http_answers import Answer, find_answer, without_secrets
+from s2lite.storage.objects.http_answers import Answer, find_answer, without_secrets
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta  # exists for type checkers only

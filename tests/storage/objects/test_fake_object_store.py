@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.object_store import (
     ObjectExists,
     ObjectNotFound,
     StoreRefused,

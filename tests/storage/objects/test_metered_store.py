@@ -4,8 +4,8 @@ from random import Random
 
 import pytest
 
-from s2lite.storage.metered_store import MeteredObjectStore
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.metered_store import MeteredObjectStore
+from s2lite.storage.objects.object_store import (
     MemoryObjectStore,
     ObjectExists,
     ObjectNotFound,

@@ -13,16 +13,16 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from s2lite.storage.local_store import LocalObjectStore
-from s2lite.storage.metered_store import MeteredObjectStore
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.local_store import LocalObjectStore
+from s2lite.storage.objects.metered_store import MeteredObjectStore
+from s2lite.storage.objects.object_store import (
     MemoryObjectStore,
     ObjectExists,
     ObjectNotFound,
     ObjectStore,
     ObjectTooShort,
 )
-from s2lite.storage.remote_store import open_remote_store
+from s2lite.storage.objects.remote_store import open_remote_store
 from tests.fakes.object_store import FakeObjectStore
 from tests.fakes.s3_server import S3Server
 

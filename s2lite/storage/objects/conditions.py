@@ -3,7 +3,7 @@
 import attrs
 
 from s2lite.model.errors import StorageError
-from s2lite.storage.object_store import ObjectExists, ObjectStore
+from s2lite.storage.objects.object_store import ObjectExists, ObjectStore
 
 
 @attrs.define

@@ -9,7 +9,7 @@ import attrs
 import trio
 from obstore.store import LocalStore
 
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.object_store import (
     ObjectInfo,
     ObjectStore,
     StoreRefused,

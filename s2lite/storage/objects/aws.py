@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from s2lite.storage.object_store import StoreRefused
+from s2lite.storage.objects.object_store import StoreRefused
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential  # exists for type checkers only

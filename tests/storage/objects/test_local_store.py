@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import trio
 
-import s2lite.storage.local_store
-from s2lite.storage.local_store import LocalObjectStore, StoreLocked
-from s2lite.storage.object_store import (
+import s2lite.storage.objects.local_store
+from s2lite.storage.objects.local_store import LocalObjectStore, StoreLocked
+from s2lite.storage.objects.object_store import (
     ObjectExists,
     ObjectNotFound,
     StoreRefused,
@@ -77,7 +77,7 @@ async def test_a_directory_that_is_open_is_refused(tmp_path: Path) -> None:
 OTHER_PROCESS = """
 import sys, trio
 from pathlib import Path
-from s2lite.storage.local_store import LocalObjectStore, StoreLocked
+from s2lite.storage.objects.local_store import LocalObjectStore, StoreLocked
 
 async def main() -> None:
     try:
@@ -93,7 +93,7 @@ trio.run(main)
 
 
 def start_other_process(root: Path) -> subprocess.Popen[str]:
-    project = Path(s2lite.storage.local_store.__file__).parents[2]
+    project = Path(s2lite.storage.objects.local_store.__file__).parents[3]
     return subprocess.Popen(
         [sys.executable, "-c", OTHER_PROCESS, str(root)],
         cwd=project,

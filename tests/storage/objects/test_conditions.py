@@ -4,9 +4,9 @@ from random import Random
 
 import pytest
 
-from s2lite.storage.conditions import StoreIgnoresConditions, check_conditions
-from s2lite.storage.object_store import StoreUnavailable
-from s2lite.storage.remote_store import open_remote_store
+from s2lite.storage.objects.conditions import StoreIgnoresConditions, check_conditions
+from s2lite.storage.objects.object_store import StoreUnavailable
+from s2lite.storage.objects.remote_store import open_remote_store
 from tests.fakes.object_store import FakeObjectStore, Fault, Op
 from tests.fakes.s3_server import S3Server
 

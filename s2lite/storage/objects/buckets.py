@@ -12,9 +12,9 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 from obstore.store import ObjectStore as AnyObstore
 
-from s2lite.storage.aws import find_access, find_endpoint
-from s2lite.storage.object_store import StoreRefused, summary
-from s2lite.storage.remote_store import RemoteObjectStore, open_remote_store
+from s2lite.storage.objects.aws import find_access, find_endpoint
+from s2lite.storage.objects.object_store import StoreRefused, summary
+from s2lite.storage.objects.remote_store import RemoteObjectStore, open_remote_store
 
 
 class Provider(StrEnum):

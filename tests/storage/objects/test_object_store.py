@@ -12,7 +12,7 @@ from obstore.exceptions import (
 )
 
 from s2lite.model.errors import StorageError
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.object_store import (
     ObjectExists,
     ObjectNotFound,
     StoreRefused,

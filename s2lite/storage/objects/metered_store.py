@@ -4,7 +4,7 @@ import builtins
 
 import attrs
 
-from s2lite.storage.object_store import ObjectInfo, ObjectStore
+from s2lite.storage.objects.object_store import ObjectInfo, ObjectStore
 
 
 @attrs.define(eq=False)

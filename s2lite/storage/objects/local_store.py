@@ -38,7 +38,7 @@ import trio
 from obstore.store import LocalStore
 
 from s2lite.model.errors import StorageError
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.object_store import (
     LOCK_NAME,
     ObjectExists,
     ObjectInfo,

@@ -21,8 +21,8 @@ import trio_asyncio
 from obstore.exceptions import GenericError
 from obstore.store import ObjectStore as AnyObstore
 
-from s2lite.storage.http_answers import find_answer
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.http_answers import find_answer
+from s2lite.storage.objects.object_store import (
     LIST_CHUNK,
     ObjectInfo,
     ObjectNotFound,

@@ -8,14 +8,14 @@ import pytest
 import trio
 
 from s2lite.model.errors import StorageError
-from s2lite.storage.buckets import Provider, make_store
-from s2lite.storage.object_store import (
+from s2lite.storage.objects.buckets import Provider, make_store
+from s2lite.storage.objects.object_store import (
     ObjectExists,
     ObjectNotFound,
     StoreRefused,
     StoreUnavailable,
 )
-from s2lite.storage.remote_store import RemoteObjectStore, open_remote_store
+from s2lite.storage.objects.remote_store import RemoteObjectStore, open_remote_store
 from tests.fakes.s3_server import S3Server
 
 SECRET = "s3cr3t-k3y"

@@ -14,9 +14,9 @@ import attrs
 import obstore
 import pytest
 
-from s2lite.storage.aws import ChainCredentials, find_access, find_endpoint
-from s2lite.storage.buckets import Provider, make_store
-from s2lite.storage.object_store import StoreRefused
+from s2lite.storage.objects.aws import ChainCredentials, find_access, find_endpoint
+from s2lite.storage.objects.buckets import Provider, make_store
+from s2lite.storage.objects.object_store import StoreRefused
 from tests.fakes.s3_server import S3Server
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}

@@ -1,0 +1,1 @@
+"""Where objects are kept: the port, and the stores behind it: memory, a directory, buckets."""
