@@ -290,8 +290,7 @@ class StorageActor(Actor[StorageMessage]):
     def _announce_object(self, number: int, submissions: Sequence[Submit]) -> None:
         # Applied as a whole before anyone is told: readers see all of a commit or none of it.
         for submission in submissions:
-            for entry in submission.entries:
-                self.state.apply(entry)
+            self.state.apply_all(submission.entries)
         self.state.advanced(number)
         for submission in submissions:
             submission.settled(None)
